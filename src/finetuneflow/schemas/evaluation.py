@@ -1,0 +1,171 @@
+"""Evaluations: arms on one frozen test set, compared pairwise, with a verdict."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from finetuneflow.schemas.base import Schema
+
+Arm = Literal["base", "rag", "tuned"]
+Outcome = Literal["PASS", "FAIL", "NOT ENOUGH DATA"]
+
+
+class TestItem(Schema):
+    """One frozen question of the test set, with the passages that retrieval found for it."""
+
+    __test__ = False  # not a pytest class
+
+    id: str
+    messages: list[dict[str, str]]
+    """The conversation up to and including the question (role, content)."""
+    expected: str
+    question_type: str = "other"
+    wording_held_out: bool = False
+    passages: list[str] = Field(default_factory=list)
+    rag_messages: list[dict[str, str]] = Field(default_factory=list)
+    """The same question as the retrieval arm asks it."""
+
+
+class EvaluationConfig(Schema):
+    """How to answer and judge."""
+
+    arms: list[Arm] = Field(default_factory=lambda: ["base", "rag", "tuned"])
+    max_new_tokens: int = Field(96, gt=0)
+    batch_size: int = Field(16, gt=0)
+    seed: int = 0
+    bootstrap_samples: int = Field(10_000, gt=0)
+    min_improvement: float = 0.05
+    """The gate: at least this much better than the best baseline (0.05 = 5 points)."""
+    min_score: float = 0.85
+    """The gate: and above this score."""
+    alpha: float = 0.05
+    """The gate: and a paired p below this."""
+    metric: Literal["exact_match", "token_f1", "accuracy"] = "exact_match"
+
+
+class EvaluateInputs(Schema):
+    """What the evaluation stage reads."""
+
+    items: str
+    """JSONL of `TestItem`."""
+    base_model: str
+    adapter: str | None = None
+    """Folder of the adapter, absolute."""
+    model: str | None = None
+    """Folder of a fully tuned model, absolute."""
+    run_id: str = ""
+    dataset_id: str = ""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    task: Literal["causal_lm", "sequence_classification"] = "causal_lm"
+    labels: list[str] = Field(default_factory=list)
+
+
+class Prediction(Schema):
+    """One answer of one arm."""
+
+    item_id: str
+    question: str
+    expected: str
+    predicted: str
+    exact_match: float
+    token_f1: float
+    rouge_l: float
+    latency_seconds: float
+    question_type: str = "other"
+    wording_held_out: bool = False
+
+
+class Interval(Schema):
+    """A figure with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Scores(Schema):
+    """Figures of one arm on one slice."""
+
+    items: int
+    exact_match: Interval
+    token_f1: Interval
+    rouge_l: Interval
+    latency_mean_seconds: float
+    latency_p95_seconds: float = 0.0
+
+
+class ArmResult(Schema):
+    """One arm: overall (test questions whose wording was seen in training), held-out wordings, by question type."""
+
+    arm: Arm
+    overall: Scores | None
+    """Null when every test question has a held-out wording."""
+    held_out_wordings: Scores | None = None
+    by_question_type: dict[str, Scores] = Field(default_factory=dict)
+
+
+class Comparison(Schema):
+    """Tuned against one baseline on the same items."""
+
+    baseline: Arm
+    metric: str
+    difference: Interval
+    """tuned - baseline, paired bootstrap."""
+    wins: int
+    losses: int
+    ties: int
+    p_value: float
+    """Exact McNemar, two-sided."""
+
+
+class Verdict(Schema):
+    """The answer to "is it better?"."""
+
+    outcome: Outcome
+    reasons: list[str]
+    metric: str
+    score: float
+    baseline: Arm
+    baseline_score: float
+    improvement: float
+    p_value: float
+    items: int
+    more_items_needed: int = 0
+    """About how many more test items would settle it, for NOT ENOUGH DATA."""
+
+
+class ClassificationScores(Schema):
+    """Figures of a classifier on the test split."""
+
+    items: int
+    accuracy: float
+    macro_f1: float
+    macro_precision: float
+    macro_recall: float
+    kappa: float | None
+    per_label: dict[str, dict[str, float]] = Field(default_factory=dict)
+    confusion: list[list[int]] = Field(default_factory=list)
+    """Rows: gold, columns: predicted, in the order of `labels`."""
+    labels: list[str] = Field(default_factory=list)
+
+
+class EvaluationResult(Schema):
+    """What an evaluation gives."""
+
+    run_id: str = ""
+    dataset_id: str = ""
+    items: int
+    test_set_hash: str
+    arms: dict[str, ArmResult] = Field(default_factory=dict)
+    classification: dict[str, ClassificationScores] = Field(default_factory=dict)
+    """Per arm, when the task is sequence classification."""
+    comparisons: list[Comparison] = Field(default_factory=list)
+    verdict: Verdict | None = None
+    predictions_path: str = "predictions.jsonl"
+    """JSONL of `Prediction` with an `arm` key, relative to the job folder."""
+    errors: list[Prediction] = Field(default_factory=list)
+    """The tuned arm's wrong answers, the first fifty."""
+    seconds: float
+    config: EvaluationConfig
