@@ -1,0 +1,169 @@
+"""Loading models: safetensors only, no remote code, one clear error."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import transformers
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+from finetuneflow.artifacts import BASE_FINGERPRINT
+from finetuneflow.errors import ModelError
+from finetuneflow.modeling.device import choose_device, choose_precision, torch_dtype
+from finetuneflow.modeling.locate import check_folder, locate
+
+HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
+SAMPLED_BYTES = 1 << 20
+
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+
+
+@dataclass
+class LoadedModel:
+    """A model ready to answer or to learn."""
+
+    model: Any
+    """A transformers model, or a PeftModel around one."""
+    tokenizer: Any
+    device: torch.device
+    dtype: torch.dtype
+    fingerprint: str
+    """Hash of the base's config and weights."""
+    folder: Path
+    """Where the base's files are."""
+
+
+def resolve(reference: str) -> Path:
+    """Folder with the model's files, fetched from the hub when it is a hub id.
+
+    Raises:
+        NotFoundError: unknown reference.
+        ModelError: not loadable, or the hub cannot be reached and nothing is cached.
+    """
+    folder = locate(reference)
+    if folder is not None:
+        return folder
+    try:
+        return check_folder(Path(snapshot_download(reference, allow_patterns=HUB_FILES)), reference)
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelError(
+            f"`{reference}` could not be fetched from the model hub",
+            "check the name and the network, or download it elsewhere and give its folder; "
+            "`embedded:tiny` needs no network",
+        ) from error
+
+
+def fingerprint(folder: Path) -> str:
+    """Hash of config.json and of the weights: whole files up to 64 MiB, else header, size and sampled blocks."""
+    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    for path in sorted(folder.glob("*.safetensors")):
+        size = path.stat().st_size
+        digest.update(f"{path.name}:{size}".encode())
+        with path.open("rb") as file:
+            step = SAMPLED_BYTES if size <= 64 * SAMPLED_BYTES else size // 64
+            for offset in range(0, size, step):
+                file.seek(offset)
+                digest.update(file.read(SAMPLED_BYTES))
+    return digest.hexdigest()[:16]
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a model folder, with a padding token."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _load(auto: Any, folder: Path, dtype: torch.dtype, **kwargs: Any) -> Any:
+    try:
+        return auto.from_pretrained(folder, dtype=dtype, use_safetensors=True, attn_implementation="sdpa", **kwargs)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise ModelError(f"the model in `{folder}` cannot be loaded: {reason}", "check that its files are whole") from error
+
+
+def load_causal_lm(
+    reference: str,
+    *,
+    precision: Literal["auto", "bf16", "fp32"] = "auto",
+    adapter: Path | None = None,
+) -> LoadedModel:
+    """A causal language model in evaluation mode, with an adapter on top when one is given.
+
+    Args:
+        reference: `embedded:…`, a folder, or a hub id.
+        precision: Number format to compute in.
+        adapter: Folder of a LoRA adapter made for this base.
+
+    Raises:
+        NotFoundError: unknown reference.
+        ModelError: the files cannot be loaded, or the adapter was made for another base.
+    """
+    folder = resolve(reference)
+    device = choose_device()
+    dtype = torch_dtype(choose_precision(precision, device))
+    model = _load(AutoModelForCausalLM, folder, dtype).to(device).eval()
+    tokenizer = load_tokenizer(folder)
+    mark = fingerprint(folder)
+    if adapter is not None:
+        check_adapter(adapter, mark)
+        model = PeftModel.from_pretrained(model, str(adapter), autocast_adapter_dtype=False).eval()
+        for parameter in model.parameters():
+            parameter.data = parameter.data.to(dtype)
+    return LoadedModel(model, tokenizer, device, dtype, mark, folder)
+
+
+def check_adapter(adapter: Path, base_fingerprint: str) -> None:
+    """Refuses an adapter that was trained on another base.
+
+    Raises:
+        ModelError: the fingerprint stored with the adapter is another one.
+    """
+    stored = adapter / BASE_FINGERPRINT
+    if stored.is_file() and stored.read_text(encoding="utf-8").strip() != base_fingerprint:
+        raise ModelError(
+            f"the adapter in `{adapter}` was trained on another base model",
+            "load it on the very base it was trained on: other weights give other answers",
+        )
+
+
+def load_classifier(
+    reference: str,
+    *,
+    labels: list[str],
+    precision: Literal["auto", "bf16", "fp32"] = "auto",
+    adapter: Path | None = None,
+) -> LoadedModel:
+    """A sequence classifier in evaluation mode; the head is new (seeded) when the folder has none for these labels.
+
+    Raises:
+        NotFoundError: unknown reference.
+        ModelError: the files cannot be loaded.
+    """
+    folder = resolve(reference)
+    device = choose_device()
+    dtype = torch_dtype(choose_precision(precision, device))
+    model = _load(
+        AutoModelForSequenceClassification,
+        folder,
+        dtype,
+        num_labels=len(labels),
+        id2label=dict(enumerate(labels)),
+        label2id={label: index for index, label in enumerate(labels)},
+    )
+    mark = fingerprint(folder)
+    if adapter is not None:
+        check_adapter(adapter, mark)
+        model = PeftModel.from_pretrained(model, str(adapter), autocast_adapter_dtype=False)
+        for parameter in model.parameters():
+            parameter.data = parameter.data.to(dtype)
+    return LoadedModel(model.to(device).eval(), load_tokenizer(folder), device, dtype, mark, folder)

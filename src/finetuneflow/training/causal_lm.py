@@ -1,0 +1,248 @@
+"""Fine-tuning a causal language model: LoRA or all weights, loss on the assistant's words, packed rows."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from finetuneflow.artifacts import ADAPTER, BASE_FINGERPRINT, MODEL, JobFolder, read_examples, write_folder
+from finetuneflow.errors import DatasetError, RecipeError
+from finetuneflow.modeling.device import describe, prepare
+from finetuneflow.modeling.load import LoadedModel, load_causal_lm
+from finetuneflow.modeling.lora import add_adapter, save_adapter
+from finetuneflow.modeling.packed_attention import NAME as PACKED
+from finetuneflow.modeling.packed_attention import segments
+from finetuneflow.modeling.tokenize import IGNORED, Encoded, encode
+from finetuneflow.schemas.event import LogEvent
+from finetuneflow.schemas.recipe import Hyperparameters, Recipe
+from finetuneflow.schemas.run import TrainInputs, TrainResult
+from finetuneflow.training.batches import pack, shuffled
+from finetuneflow.training.loop import Fit, Measured
+
+EVAL_TOKENS = 4096
+"""Tokens per evaluation row."""
+
+
+def run(config: Recipe, inputs: TrainInputs, job: JobFolder) -> TrainResult:
+    """Trains and writes `adapter/` (LoRA) or `model/` (full) into the job folder.
+
+    Raises:
+        DatasetError: no example is left to learn from.
+        ModelError, NotFoundError: the base model cannot be had.
+        TrainingError: the loss diverged or the memory does not suffice.
+        JobCancelled: somebody asked to stop.
+    """
+    started = time.perf_counter()
+    hyper = filled(config)
+    prepare(config.seed)
+    loaded = load_causal_lm(config.base_model, precision=config.precision)
+    limit = min(hyper.max_seq_length, getattr(loaded.model.config, "max_position_embeddings", hyper.max_seq_length))
+    train, dropped = encode_split(loaded, inputs.train, config, limit, job)
+    validation, _ = encode_split(loaded, inputs.validation, config, limit, job) if inputs.validation else ([], 0)
+    if config.method == "lora":
+        loaded.model = add_adapter(loaded, config, "CAUSAL_LM")
+    elif config.method == "full":
+        loaded.model.requires_grad_(True)
+    else:
+        raise RecipeError("`method: head` is for sequence classification", "use `lora` or `full`")
+    objective = CausalObjective(loaded, train, validation, config, hyper, limit)
+    fit = Fit(loaded.model, objective, config, job)
+    tell_plan(job, loaded, fit, len(train), len(validation))
+    progress = fit.run()
+    write_weights(loaded, config, job.path)
+    trainable = sum(parameter.numel() for parameter in fit.optimizer.parameters.values())
+    return TrainResult(
+        adapter=ADAPTER if config.method == "lora" else None,
+        model=MODEL if config.method == "full" else None,
+        base_model=config.base_model,
+        base_fingerprint=loaded.fingerprint,
+        method=config.method,
+        steps=progress.step,
+        epochs=progress.step / fit.schedule.total * hyper.num_epochs,
+        best_step=progress.best_step,
+        train_loss=fit.recent_loss(),
+        eval_loss=progress.best_loss,
+        perplexity=math.exp(min(progress.best_loss, 50)) if progress.best_loss is not None else None,
+        metrics=progress.best_metrics,
+        trainable_parameters=trainable,
+        parameters=sum(parameter.numel() for parameter in loaded.model.parameters()),
+        tokens=progress.tokens,
+        supervised_tokens=progress.terms,
+        dropped_examples=dropped,
+        tokens_per_second=progress.tokens / max(progress.train_seconds, 1e-9),
+        seconds=time.perf_counter() - started,
+        precision="bf16" if loaded.dtype == torch.bfloat16 else "fp32",
+        device=describe(loaded.device),
+        hyperparameters=hyper,
+        history=fit.loss_points(),
+        stopped_early=progress.stopped_early,
+        resumed_from=fit.resumed_from,
+    )
+
+
+def filled(recipe: Recipe) -> Hyperparameters:
+    """The recipe's figures, none of them missing.
+
+    Raises:
+        RecipeError: a blank was left; the services fill them from the size of the dataset.
+    """
+    names = [name for name in Hyperparameters.model_fields if name != "reason"]
+    blank = [name for name in names if getattr(recipe, name) is None]
+    if blank and not (blank == ["num_epochs"] and recipe.max_steps):
+        raise RecipeError(f"the recipe leaves {', '.join(f'`{name}`' for name in blank)} open", "give a value")
+    return Hyperparameters(**{name: getattr(recipe, name) or 1 if name == "num_epochs" else getattr(recipe, name)
+                              for name in names})
+
+
+def encode_split(
+    loaded: LoadedModel, path: str, recipe: Recipe, limit: int, job: JobFolder
+) -> tuple[list[Encoded], int]:
+    """Token ids and labels of a split, and how many examples were too long or had nothing to learn.
+
+    Raises:
+        DatasetError: nothing is left.
+    """
+    examples = read_examples(Path(path))
+    encoded = [encode(loaded.tokenizer, item, completion_only=recipe.completion_only_loss) for item in examples]
+    long = sum(len(item) > limit for item in encoded)
+    empty = sum(len(item) <= limit and item.supervised == 0 for item in encoded)
+    kept = [item for item in encoded if len(item) <= limit and item.supervised]
+    if not kept:
+        raise DatasetError(
+            f"none of {len(examples)} examples can be learnt from: {long} are longer than {limit} tokens, "
+            f"{empty + len(examples) - len(encoded)} have no token with loss",
+            "raise `max_seq_length`, or check that every example ends with a non-empty assistant turn",
+            path=Path(path).name,
+            code="no_supervised_tokens",
+        )
+    if long or empty:
+        job.emit(
+            LogEvent(
+                level="warning",
+                message=f"{Path(path).stem}: left out {long} examples longer than {limit} tokens "
+                f"and {empty} without a token to learn",
+            )
+        )
+    return kept, long + empty
+
+
+def tell_plan(job: JobFolder, loaded: LoadedModel, fit: Fit, train: int, validation: int) -> None:
+    """Says what is about to happen."""
+    trainable = sum(parameter.numel() for parameter in fit.optimizer.parameters.values())
+    total = sum(parameter.numel() for parameter in loaded.model.parameters())
+    number_format = "bf16" if loaded.dtype == torch.bfloat16 else "fp32"
+    job.emit(
+        LogEvent(
+            message=f"{train:,} training and {validation:,} validation examples, {fit.schedule.total:,} steps; "
+            f"{trainable:,} of {total:,} parameters learn, in {number_format} on {describe(loaded.device)}"
+        )
+    )
+
+
+class CausalObjective:
+    """Next-token loss over packed (or padded) rows."""
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        train: list[Encoded],
+        validation: list[Encoded],
+        recipe: Recipe,
+        hyper: Hyperparameters,
+        limit: int,
+    ) -> None:
+        self.loaded = loaded
+        self.train = train
+        self.validation = validation
+        self.recipe = recipe
+        self.lengths = [len(item) for item in train]
+        mean = sum(self.lengths) / len(self.lengths)
+        self.budget = max(max(self.lengths), min(round(mean * hyper.per_device_batch_size), 1 << 20))
+        self.limit = limit
+        self.batch_size = hyper.per_device_batch_size
+        if recipe.packing:
+            base = loaded.model.get_base_model() if recipe.method == "lora" else loaded.model
+            base.set_attn_implementation(PACKED)
+
+    def batches(self, epoch: int) -> list[list[int]]:
+        """Packed rows of this epoch, or plain batches when packing is off."""
+        order = shuffled(len(self.train), seed=self.recipe.seed, epoch=epoch)
+        if self.recipe.packing:
+            return pack(self.lengths, order, budget=self.budget)
+        return [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+
+    def size(self, batch: list[int]) -> tuple[int, int]:
+        """Supervised tokens and tokens of a batch."""
+        return sum(self.train[i].supervised for i in batch), sum(self.lengths[i] for i in batch)
+
+    def loss(self, batch: list[int]) -> torch.Tensor:
+        """Summed cross-entropy over the supervised tokens of a batch."""
+        return self._loss([self.train[index] for index in batch])
+
+    @torch.inference_mode()
+    def evaluate(self) -> Measured | None:
+        """Mean loss per supervised token of the validation split."""
+        if not self.validation:
+            return None
+        rows = pack([len(item) for item in self.validation], range(len(self.validation)), budget=EVAL_TOKENS)
+        total = sum(float(self._loss([self.validation[index] for index in row])) for row in rows)
+        loss = total / sum(item.supervised for item in self.validation)
+        return Measured(loss=loss, score=loss)
+
+    def _loss(self, items: list[Encoded]) -> torch.Tensor:
+        forward = self._packed_logits if self.recipe.packing else self._padded_logits
+        logits, targets = forward(items)
+        return cross_entropy(logits.float(), targets, reduction="sum")
+
+    def _packed_logits(self, items: list[Encoded]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits (N, V) at the positions that predict a supervised token, and those tokens (N)."""
+        device = self.loaded.device
+        ids = torch.tensor([token for item in items for token in item.input_ids], device=device)
+        labels = torch.tensor([label for item in items for label in [IGNORED, *item.labels[1:]]], device=device)
+        positions = torch.cat([torch.arange(len(item), device=device) for item in items])
+        supervised = (labels != IGNORED).nonzero().squeeze(1)
+        output = self.loaded.model(
+            input_ids=ids[None],
+            position_ids=positions[None],
+            segments=segments([len(item) for item in items], device),
+            logits_to_keep=supervised - 1,
+            use_cache=False,
+        )
+        return output.logits[0], labels[supervised]
+
+    def _padded_logits(self, items: list[Encoded]) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `_packed_logits`, one row per example, for models that cannot be packed."""
+        longest = max(len(item) for item in items)
+        pad = self.loaded.tokenizer.pad_token_id
+        ids = torch.tensor([item.input_ids + [pad] * (longest - len(item)) for item in items])
+        labels = torch.tensor([item.labels + [IGNORED] * (longest - len(item)) for item in items])
+        mask = torch.tensor([[1] * len(item) + [0] * (longest - len(item)) for item in items])
+        device = self.loaded.device
+        logits = self.loaded.model(
+            input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False
+        ).logits[:, :-1]
+        targets = labels[:, 1:].to(device)
+        supervised = targets != IGNORED
+        return logits[supervised], targets[supervised]
+
+
+def write_weights(loaded: LoadedModel, recipe: Recipe, job: Path) -> None:
+    """Writes adapter or model with its tokenizer, whole or not at all."""
+    model: Any = loaded.model
+    lora = recipe.method == "lora"
+
+    def fill(folder: Path) -> None:
+        if lora:
+            save_adapter(model, folder, base_model=recipe.base_model, fingerprint=loaded.fingerprint)
+        else:
+            model.set_attn_implementation("sdpa")
+            model.save_pretrained(folder)
+            (folder / BASE_FINGERPRINT).write_text(loaded.fingerprint + "\n", encoding="utf-8")
+        loaded.tokenizer.save_pretrained(folder)
+
+    write_folder(job / (ADAPTER if lora else MODEL), fill)
