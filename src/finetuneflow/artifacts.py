@@ -1,4 +1,4 @@
-"""The only place that knows the names of files inside a workspace or a job folder, and how to write them whole."""
+"""The only place that knows the names of files in a workspace or job folder, and how to write them whole."""
 
 from __future__ import annotations
 
@@ -32,6 +32,10 @@ PREDICTIONS = "predictions.jsonl"
 ITEMS = "items.jsonl"
 REPORT = "report.md"
 LOSS_CURVE = "loss_curve.png"
+MERGED = "merged"
+METRICS = "metrics.json"
+CARD = "README.md"
+"""Model card."""
 MANIFEST = "manifest.json"
 LEDGER = "ledger.jsonl"
 BASE_FINGERPRINT = "base_fingerprint.txt"
@@ -99,7 +103,7 @@ def atomic_write(path: Path, *, binary: bool = False) -> Iterator[IO[Any]]:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
+            temporary.chmod(0o644)
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -133,13 +137,13 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
-    """A folder that appears whole or not at all: `fill` writes into a temporary one, which is then renamed."""
+    """A folder that appears whole or not at all: `fill` writes into a temporary one, then it is renamed."""
     with disk_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
         try:
             fill(temporary)
-            os.chmod(temporary, 0o755)
+            temporary.chmod(0o755)
             temporary.rename(folder)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""The torch half that stages share: models, tokens, adapters, answers."""

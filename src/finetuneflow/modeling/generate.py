@@ -59,7 +59,9 @@ def generate(
         batch = order[start : start + batch_size]
         longest = max(len(prompts[index]) for index in batch)
         room = min(max_new_tokens, limit - longest) if limit else max_new_tokens
-        for index, answer in zip(batch, _answer(loaded, [prompts[i] for i in batch], max(room, 1)), strict=True):
+        for index, answer in zip(
+            batch, _answer(loaded, [prompts[i] for i in batch], max(room, 1)), strict=True
+        ):
             answers[index] = answer
         if on_batch:
             on_batch(len(answers))
@@ -72,7 +74,9 @@ def _answer(loaded: LoadedModel, prompts: list[list[int]], max_new_tokens: int) 
     tokenizer = loaded.tokenizer
     longest = max(map(len, prompts))
     pad = tokenizer.pad_token_id
-    input_ids = torch.tensor([[pad] * (longest - len(prompt)) + prompt for prompt in prompts], device=loaded.device)
+    input_ids = torch.tensor(
+        [[pad] * (longest - len(prompt)) + prompt for prompt in prompts], device=loaded.device
+    )
     mask = torch.tensor(
         [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=loaded.device
     )
@@ -98,8 +102,10 @@ def _answer(loaded: LoadedModel, prompts: list[list[int]], max_new_tokens: int) 
 
 
 @torch.inference_mode()
-def classify(loaded: LoadedModel, texts: list[str], *, batch_size: int = 64) -> tuple[list[int], list[list[float]]]:
-    """Label index and probabilities (one per label) of each text, in order; texts are cut at the model's length."""
+def classify(
+    loaded: LoadedModel, texts: list[str], *, batch_size: int = 64
+) -> tuple[list[int], list[list[float]]]:
+    """Label index and probabilities (one per label) of each text, in order; long texts are cut."""
     limit = min(getattr(loaded.model.config, "max_position_embeddings", 512), 512)
     encoded = loaded.tokenizer(texts, truncation=True, max_length=limit)["input_ids"]
     order = sorted(range(len(texts)), key=lambda index: (len(encoded[index]), index))

@@ -62,7 +62,7 @@ def resolve(reference: str) -> Path:
 
 
 def fingerprint(folder: Path) -> str:
-    """Hash of config.json and of the weights: whole files up to 64 MiB, else header, size and sampled blocks."""
+    """Hash of config.json and of the weights: whole up to 64 MiB, else header, size and sampled blocks."""
     digest = hashlib.sha256((folder / "config.json").read_bytes())
     for path in sorted(folder.glob("*.safetensors")):
         size = path.stat().st_size
@@ -85,10 +85,14 @@ def load_tokenizer(folder: Path) -> Any:
 
 def _load(auto: Any, folder: Path, dtype: torch.dtype, **kwargs: Any) -> Any:
     try:
-        return auto.from_pretrained(folder, dtype=dtype, use_safetensors=True, attn_implementation="sdpa", **kwargs)
+        return auto.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, attn_implementation="sdpa", **kwargs
+        )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         reason = str(error).splitlines()[0][:200]
-        raise ModelError(f"the model in `{folder}` cannot be loaded: {reason}", "check that its files are whole") from error
+        raise ModelError(
+            f"the model in `{folder}` cannot be loaded: {reason}", "check that its files are whole"
+        ) from error
 
 
 def load_causal_lm(
@@ -143,7 +147,7 @@ def load_classifier(
     precision: Literal["auto", "bf16", "fp32"] = "auto",
     adapter: Path | None = None,
 ) -> LoadedModel:
-    """A sequence classifier in evaluation mode; the head is new (seeded) when the folder has none for these labels.
+    """A sequence classifier in evaluation mode; its head is new (seeded) when the folder has none.
 
     Raises:
         NotFoundError: unknown reference.
@@ -159,6 +163,7 @@ def load_classifier(
         num_labels=len(labels),
         id2label=dict(enumerate(labels)),
         label2id={label: index for index, label in enumerate(labels)},
+        ignore_mismatched_sizes=True,
     )
     mark = fingerprint(folder)
     if adapter is not None:

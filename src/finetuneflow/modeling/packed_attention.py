@@ -1,14 +1,14 @@
 """Attention over packed rows: many examples in one row of tokens, none of which sees another.
 
-Registered with transformers as `packed`, so that no model code is changed. On CUDA it is torch's own variable-length
-kernel; on a CPU the segments are laid side by side in a padded block, where causal attention alone keeps them apart
-(padding comes after the tokens of its segment, so nothing looks at it).
+Registered with transformers as `packed`, so that no model code is changed. On CUDA it is torch's own
+variable-length kernel; on a CPU the segments are laid side by side in a padded block, where causal attention
+alone keeps them apart (padding comes after the tokens of its segment, so nothing looks at it).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.nn.attention.varlen import varlen_attn
@@ -29,7 +29,7 @@ class Segments:
     offsets: torch.Tensor
     """Cumulative lengths, int32 (segments + 1): what the variable-length kernel wants."""
     padded: torch.Tensor
-    """Row position of each cell of the padded block (segments x longest); padding repeats the segment's last token."""
+    """Row position of each cell of the padded block (segments x longest); padding repeats the last token."""
     unpadded: torch.Tensor
     """Cell of each row position (T)."""
 
@@ -67,7 +67,26 @@ def packed_attention(
     softcap: float | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Causal attention within each segment. query (1, H, T, D), key and value (1, K, T, D); gives (1, T, H, D)."""
+    """Causal attention within each segment.
+
+    Args:
+        module: The attention layer; not used.
+        query: (1, H, T, D).
+        key: (1, K, T, D), K a divisor of H.
+        value: Like key.
+        attention_mask: Always None here.
+        segments: Where the examples lie in the row.
+        scaling: Factor on the scores.
+        dropout: Share of the scores dropped while training.
+        sliding_window: Furthest token that is looked at, where the model has a limit.
+        softcap: Cap on the scores; models that have one cannot be packed.
+
+    Returns:
+        (1, T, H, D), and no weights.
+
+    Raises:
+        ModelError: the model's attention cannot be packed.
+    """
     if segments is None or softcap is not None:
         raise ModelError("this model cannot be trained on packed rows", "set `packing: false` in the recipe")
     window = sliding_window if sliding_window and sliding_window < max(segments.lengths) else None
@@ -86,12 +105,12 @@ def packed_attention(
             window_size=((window - 1) if window else -1, 0),
             enable_gqa=grouped,
         )
-        return out[None], None  # type: ignore[index]
+        return cast(torch.Tensor, out).unsqueeze(0), None
     rows, longest = len(segments.lengths), max(segments.lengths)
 
     def block(states: torch.Tensor) -> torch.Tensor:
         gathered = states[0].transpose(0, 1).index_select(0, segments.padded)
-        return gathered.unflatten(0, (rows, longest)).transpose(1, 2)
+        return gathered.reshape(rows, longest, *gathered.shape[1:]).transpose(1, 2)
 
     mask = None
     if window:
@@ -114,5 +133,5 @@ def _no_mask(*_: Any, **__: Any) -> None:
     """The segments say who sees whom: transformers need not build a (T, T) mask."""
 
 
-AttentionInterface.register(NAME, packed_attention)  # type: ignore[arg-type]
-AttentionMaskInterface.register(NAME, _no_mask)  # type: ignore[arg-type]
+AttentionInterface.register(NAME, packed_attention)
+AttentionMaskInterface.register(NAME, _no_mask)

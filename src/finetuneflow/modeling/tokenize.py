@@ -1,7 +1,7 @@
 """Examples to token ids and labels.
 
-The prompt is rendered and tokenised exactly as it will be when the model is asked, and the answer is tokenised
-apart: so training never sees a token boundary that generation cannot reproduce.
+The prompt is rendered and tokenised exactly as it will be when the model is asked, and the answer is
+tokenised apart: so training never sees a token boundary that generation cannot reproduce.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ def render(tokenizer: Any, messages: list[dict[str, str]], *, prompt: bool) -> s
 
 def plain_template() -> str:
     """The chat template for base models that come without one."""
-    return (resources.files("finetuneflow.assets") / "prompts" / "plain_chat.jinja").read_text(encoding="utf-8")
+    return (resources.files("finetuneflow.assets") / "prompts" / "plain_chat.jinja").read_text(
+        encoding="utf-8"
+    )
 
 
 def token_ids(tokenizer: Any, text: str) -> list[int]:
@@ -81,7 +83,7 @@ def encode(tokenizer: Any, example: Example, *, completion_only: bool = True) ->
         prompt = render(tokenizer, messages[:index], prompt=True)
         whole = render(tokenizer, messages[: index + 1], prompt=False)
         if not prompt.startswith(rendered) or not whole.startswith(prompt):
-            # A template that rewrites earlier turns (dropped reasoning, say): only the last answer can be learnt.
+            # The template rewrites earlier turns (drops reasoning, say): only the last answer can be learnt.
             input_ids, labels, rendered = [], [], ""
             if not whole.startswith(prompt):
                 continue
@@ -97,7 +99,9 @@ def encode(tokenizer: Any, example: Example, *, completion_only: bool = True) ->
 def _through_end_token(tokenizer: Any, answer: list[int]) -> int:
     """Length of the answer up to and with its end token: what the template adds after it is not learnt."""
     special = set(tokenizer.all_special_ids)
-    last = max((position for position, token in enumerate(answer) if token in special), default=len(answer) - 1)
+    last = max(
+        (position for position, token in enumerate(answer) if token in special), default=len(answer) - 1
+    )
     return last + 1
 
 

@@ -40,6 +40,8 @@ class EvaluationConfig(Schema):
     """The gate: at least this much better than the best baseline (0.05 = 5 points)."""
     min_score: float = 0.85
     """The gate: and above this score."""
+    language: Literal["en", "fr"] = "en"
+    """Language of the verdict's reasons."""
     alpha: float = 0.05
     """The gate: and a paired p below this."""
     metric: Literal["exact_match", "token_f1", "accuracy"] = "exact_match"
@@ -97,7 +99,7 @@ class Scores(Schema):
 
 
 class ArmResult(Schema):
-    """One arm: overall (test questions whose wording was seen in training), held-out wordings, by question type."""
+    """One arm: overall (wordings that training saw), held-out wordings, by question type."""
 
     arm: Arm
     overall: Scores | None

@@ -1,0 +1,1 @@
+"""Arms on one frozen test set, compared in pairs, with a verdict."""

@@ -1,0 +1,1 @@
+"""What leaves the workspace: adapter, merged model, report, zip."""

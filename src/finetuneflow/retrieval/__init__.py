@@ -1,0 +1,1 @@
+"""Looking up the passages that answer a question."""
