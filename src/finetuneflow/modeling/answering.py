@@ -1,8 +1,8 @@
 """A loaded model behind a pipe: `python -m finetuneflow.modeling.answering`.
 
 JSON lines on stdin: first which model to load, then one conversation a line.
-JSON lines on stdout, one for each: `{}` once the model is loaded, then `{"text", "seconds"}` (and `confidence`
-for a classifier), or `{"error"}`.
+JSON lines on stdout, one for each: `{}` once the model is loaded, then `{"text", "seconds"}` or `{"error"}`;
+a classifier adds `confidence`.
 """
 
 from __future__ import annotations

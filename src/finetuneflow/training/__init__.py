@@ -1,0 +1,1 @@
+"""Datasets to adapters: the training loop and what it can learn."""

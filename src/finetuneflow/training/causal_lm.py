@@ -41,9 +41,13 @@ def run(config: Recipe, inputs: TrainInputs, job: JobFolder) -> TrainResult:
     hyper = filled(config)
     prepare(config.seed)
     loaded = load_causal_lm(config.base_model, precision=config.precision)
-    limit = min(hyper.max_seq_length, getattr(loaded.model.config, "max_position_embeddings", hyper.max_seq_length))
+    limit = min(
+        hyper.max_seq_length, getattr(loaded.model.config, "max_position_embeddings", hyper.max_seq_length)
+    )
     train, dropped = encode_split(loaded, inputs.train, config, limit, job)
-    validation, _ = encode_split(loaded, inputs.validation, config, limit, job) if inputs.validation else ([], 0)
+    validation, _ = (
+        encode_split(loaded, inputs.validation, config, limit, job) if inputs.validation else ([], 0)
+    )
     if config.method == "lora":
         loaded.model = add_adapter(loaded, config, "CAUSAL_LM")
     elif config.method == "full":
@@ -94,9 +98,15 @@ def filled(recipe: Recipe) -> Hyperparameters:
     names = [name for name in Hyperparameters.model_fields if name != "reason"]
     blank = [name for name in names if getattr(recipe, name) is None]
     if blank and not (blank == ["num_epochs"] and recipe.max_steps):
-        raise RecipeError(f"the recipe leaves {', '.join(f'`{name}`' for name in blank)} open", "give a value")
-    return Hyperparameters(**{name: getattr(recipe, name) or 1 if name == "num_epochs" else getattr(recipe, name)
-                              for name in names})
+        raise RecipeError(
+            f"the recipe leaves {', '.join(f'`{name}`' for name in blank)} open", "give a value"
+        )
+    return Hyperparameters(
+        **{
+            name: getattr(recipe, name) or 1 if name == "num_epochs" else getattr(recipe, name)
+            for name in names
+        }
+    )
 
 
 def encode_split(
@@ -108,7 +118,9 @@ def encode_split(
         DatasetError: nothing is left.
     """
     examples = read_examples(Path(path))
-    encoded = [encode(loaded.tokenizer, item, completion_only=recipe.completion_only_loss) for item in examples]
+    encoded = [
+        encode(loaded.tokenizer, item, completion_only=recipe.completion_only_loss) for item in examples
+    ]
     long = sum(len(item) > limit for item in encoded)
     empty = sum(len(item) <= limit and item.supervised == 0 for item in encoded)
     kept = [item for item in encoded if len(item) <= limit and item.supervised]
@@ -138,8 +150,8 @@ def tell_plan(job: JobFolder, loaded: LoadedModel, fit: Fit, train: int, validat
     number_format = "bf16" if loaded.dtype == torch.bfloat16 else "fp32"
     job.emit(
         LogEvent(
-            message=f"{train:,} training and {validation:,} validation examples, {fit.schedule.total:,} steps; "
-            f"{trainable:,} of {total:,} parameters learn, in {number_format} on {describe(loaded.device)}"
+            message=f"{train:,} training and {validation:,} validation examples, "
+            f"{fit.schedule.total:,} steps; {trainable:,} of {total:,} parameters learn, in {number_format} on {describe(loaded.device)}"
         )
     )
 
@@ -203,7 +215,9 @@ class CausalObjective:
         """Logits (N, V) at the positions that predict a supervised token, and those tokens (N)."""
         device = self.loaded.device
         ids = torch.tensor([token for item in items for token in item.input_ids], device=device)
-        labels = torch.tensor([label for item in items for label in [IGNORED, *item.labels[1:]]], device=device)
+        labels = torch.tensor(
+            [label for item in items for label in [IGNORED, *item.labels[1:]]], device=device
+        )
         positions = torch.cat([torch.arange(len(item), device=device) for item in items])
         supervised = (labels != IGNORED).nonzero().squeeze(1)
         output = self.loaded.model(

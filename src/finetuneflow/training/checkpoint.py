@@ -33,7 +33,10 @@ def write_checkpoint(folder: Path, tensors: dict[str, torch.Tensor], state: dict
     """Writes one checkpoint folder, whole or not at all."""
 
     def fill(temporary: Path) -> None:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary / TENSORS)
+        save_file(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+            temporary / TENSORS,
+        )
         (temporary / STATE).write_text(json.dumps(state), encoding="utf-8")
         files = {
             name: {"size_bytes": (temporary / name).stat().st_size, "sha256": sha256_file(temporary / name)}
@@ -54,7 +57,8 @@ def is_valid(folder: Path) -> bool:
     try:
         files: dict[str, dict[str, Any]] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         return all(
-            (folder / name).stat().st_size == entry["size_bytes"] and sha256_file(folder / name) == entry["sha256"]
+            (folder / name).stat().st_size == entry["size_bytes"]
+            and sha256_file(folder / name) == entry["sha256"]
             for name, entry in files.items()
         )
     except (OSError, ValueError, KeyError):

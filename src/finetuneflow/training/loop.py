@@ -1,4 +1,4 @@
-"""The training loop: steps, evaluations, the best checkpoint, resume and cancel. What is learnt is the objective's."""
+"""The training loop: steps, evaluations, best checkpoint, resume, cancel. What is learnt is the objective."""
 
 from __future__ import annotations
 
@@ -101,7 +101,9 @@ def plan(recipe: Recipe, objective: Objective) -> Schedule:
             total = sum(epochs[:-1]) + max(1, round(steps * (wanted - (len(epochs) - 1))))
             break
     eval_every = recipe.eval_steps or max(1, math.ceil(total / 10))
-    return Schedule(epochs, total, round(total * recipe.warmup_ratio), eval_every, recipe.save_steps or eval_every)
+    return Schedule(
+        epochs, total, round(total * recipe.warmup_ratio), eval_every, recipe.save_steps or eval_every
+    )
 
 
 class Fit:
@@ -112,7 +114,9 @@ class Fit:
         self.objective = objective
         self.recipe = recipe
         self.job = job
-        trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        trainable = {
+            name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
+        }
         self.optimizer = MasterAdamW(trainable, weight_decay=recipe.weight_decay)
         self.schedule = plan(recipe, objective)
         self.progress = Progress()
@@ -144,11 +148,13 @@ class Fit:
                 if now != epoch:
                     epoch, batches = now, self.objective.batches(now)
                 width = self.recipe.gradient_accumulation_steps
-                self._step(batches[first * width : (first + 1) * width], epoch + first / self.schedule.epochs[epoch])
+                self._step(
+                    batches[first * width : (first + 1) * width], epoch + first / self.schedule.epochs[epoch]
+                )
         except torch.OutOfMemoryError as error:
             raise TrainingError(
                 "the memory does not suffice for this run",
-                "lower `per_device_batch_size` and raise `gradient_accumulation_steps`, or lower `max_seq_length`",
+                "lower `per_device_batch_size` (and raise `gradient_accumulation_steps`), or `max_seq_length`",
             ) from error
         self._restore_best()
         return self.progress
@@ -230,7 +236,9 @@ class Fit:
             progress.since_best += 1
             patience = self.recipe.early_stopping_patience
             progress.stopped_early = patience is not None and progress.since_best >= patience
-        self.job.emit(EvalEvent(step=progress.step, eval_loss=measured.loss, metrics=measured.metrics, best=best))
+        self.job.emit(
+            EvalEvent(step=progress.step, eval_loss=measured.loss, metrics=measured.metrics, best=best)
+        )
         if progress.stopped_early:
             self.job.emit(
                 LogEvent(message=f"stopped early: no improvement in {progress.since_best} evaluations")
@@ -270,6 +278,6 @@ class Fit:
 
     def recent_loss(self) -> float:
         """Mean training loss of the last twentieth of the steps."""
-        losses = [point["loss"] for point in self.progress.history if "loss" in point]
+        losses: list[float] = [point["loss"] for point in self.progress.history if "loss" in point]
         tail = losses[-max(1, len(losses) // 20) :]
         return sum(tail) / max(1, len(tail))

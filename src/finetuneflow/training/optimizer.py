@@ -14,7 +14,8 @@ class MasterAdamW:
     def __init__(self, parameters: dict[str, torch.nn.Parameter], *, weight_decay: float) -> None:
         self.parameters = parameters
         self.masters = {
-            name: parameter.detach().float().clone().requires_grad_() for name, parameter in parameters.items()
+            name: parameter.detach().float().clone().requires_grad_()
+            for name, parameter in parameters.items()
         }
         decayed = [master for master in self.masters.values() if master.ndim >= 2]
         others = [master for master in self.masters.values() if master.ndim < 2]
@@ -81,7 +82,7 @@ def learning_rate_at(
     peak: float,
     schedule: Literal["linear", "cosine", "constant"],
 ) -> float:
-    """Learning rate of the given step (0-based): a linear rise, then the schedule down to zero at `total_steps`."""
+    """Learning rate of the given step (0-based): a linear rise, then the schedule down to zero."""
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps
     if schedule == "constant":

@@ -40,7 +40,7 @@ def run(config: Recipe, inputs: TrainInputs, job: JobFolder) -> TrainResult:
     labels = inputs.labels
     train = labelled(inputs.train, labels)
     validation = labelled(inputs.validation, labels) if inputs.validation else []
-    # Master weights stay in fp32 and the model computes through autocast: an encoder's head learns badly in bf16.
+    # The weights stay in fp32 and the model computes through autocast: a new head learns badly in bf16.
     loaded = load_classifier(config.base_model, labels=labels, precision=config.precision)
     compute = loaded.dtype
     loaded.model = loaded.model.float()
@@ -149,7 +149,9 @@ class LabelObjective:
         self.gold = [labels.index(example.label or "") for example in validation]
         limit = min(hyper.max_seq_length, getattr(loaded.model.config, "max_position_embeddings", 512))
         texts = [example.text or "" for example in train]
-        self.encoded: list[list[int]] = loaded.tokenizer(texts, truncation=True, max_length=limit)["input_ids"]
+        self.encoded: list[list[int]] = loaded.tokenizer(texts, truncation=True, max_length=limit)[
+            "input_ids"
+        ]
         self.targets = [labels.index(example.label or "") for example in train]
         self.lengths = [len(ids) for ids in self.encoded]
 
@@ -166,7 +168,9 @@ class LabelObjective:
     def loss(self, batch: list[int]) -> torch.Tensor:
         """Summed cross-entropy of a batch."""
         device = self.loaded.device
-        padded = self.loaded.tokenizer.pad({"input_ids": [self.encoded[i] for i in batch]}, return_tensors="pt")
+        padded = self.loaded.tokenizer.pad(
+            {"input_ids": [self.encoded[i] for i in batch]}, return_tensors="pt"
+        )
         targets = torch.tensor([self.targets[index] for index in batch], device=device)
         with torch.autocast(device.type, dtype=self.compute, enabled=self.compute != torch.float32):
             logits = self.loaded.model(**padded.to(device)).logits
@@ -175,14 +179,18 @@ class LabelObjective:
         )
 
     def evaluate(self) -> Measured | None:
-        """Loss, accuracy and macro F1 on the validation split; the best checkpoint is the one with the best F1."""
+        """Loss, accuracy and macro F1 on the validation split; the checkpoint with the best F1 wins."""
         if not self.validation:
             return None
         device = self.loaded.device
         with torch.autocast(device.type, dtype=self.compute, enabled=self.compute != torch.float32):
-            predicted, probabilities = classify(self.loaded, [example.text or "" for example in self.validation])
+            predicted, probabilities = classify(
+                self.loaded, [example.text or "" for example in self.validation]
+            )
         gold = self.gold
-        loss = -sum(math.log(max(row[label], 1e-12)) for row, label in zip(probabilities, gold, strict=True)) / len(gold)
+        loss = -sum(
+            math.log(max(row[label], 1e-12)) for row, label in zip(probabilities, gold, strict=True)
+        ) / len(gold)
         macro_f1 = float(f1_score(gold, predicted, average="macro", zero_division=0.0))
         metrics = {"macro_f1": macro_f1, "accuracy": float(accuracy_score(gold, predicted))}
         return Measured(loss=loss, score=-macro_f1, metrics=metrics)

@@ -12,7 +12,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from finetuneflow.schemas.example import Example, Message
 
 TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
+    "{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
@@ -64,7 +65,9 @@ def conversations() -> list[Example]:
         Example(
             messages=[
                 Message(role="user", content=f"Où est l'outil {number} ?"),
-                Message(role="assistant", content=f"À {'Lyon' if number % 2 else 'Évreux-sur-Seine'} {number}."),
+                Message(
+                    role="assistant", content=f"À {'Lyon' if number % 2 else 'Évreux-sur-Seine'} {number}."
+                ),
             ]
         )
         for number in range(12)

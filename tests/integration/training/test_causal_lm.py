@@ -82,7 +82,9 @@ def test_training_lowers_the_loss_and_leaves_a_model_that_loads(
         loaded = load_causal_lm(str(tiny_model), precision="fp32", adapter=tmp_path / "adapter")
     else:
         loaded = load_causal_lm(str(tmp_path / "model"), precision="fp32")
-    answers = generate(loaded, [[{"role": "user", "content": "Où est l'outil 3 ?"}]], max_new_tokens=20, batch_size=1)
+    answers = generate(
+        loaded, [[{"role": "user", "content": "Où est l'outil 3 ?"}]], max_new_tokens=20, batch_size=1
+    )
     assert answers[0].new_tokens > 0
 
 
@@ -143,7 +145,14 @@ def test_a_run_killed_in_the_middle_and_resumed_gives_the_adapter_of_an_uninterr
 
     broken = tmp_path / "broken"
     inputs = prepare(broken, conversations)
-    arguments = [sys.executable, "-c", WORKER, str(broken), config.model_dump_json(), inputs.model_dump_json()]
+    arguments = [
+        sys.executable,
+        "-c",
+        WORKER,
+        str(broken),
+        config.model_dump_json(),
+        inputs.model_dump_json(),
+    ]
     worker = subprocess.Popen([*arguments, "fresh"])
     deadline = time.monotonic() + 120
     while len(list_checkpoints(broken)) < 2 and time.monotonic() < deadline:
@@ -162,7 +171,9 @@ def test_a_run_killed_in_the_middle_and_resumed_gives_the_adapter_of_an_uninterr
     assert numbers == list(range(1, len(numbers) + 1))
 
 
-def test_a_torn_checkpoint_is_passed_over(tmp_path: Path, tiny_model: Path, conversations: list[Example]) -> None:
+def test_a_torn_checkpoint_is_passed_over(
+    tmp_path: Path, tiny_model: Path, conversations: list[Example]
+) -> None:
     causal_lm.run(recipe(tiny_model, save_steps=2), prepare(tmp_path, conversations), JobFolder(tmp_path))
     newest = list_checkpoints(tmp_path)[-1]
     weights = newest / "state.safetensors"
@@ -179,7 +190,9 @@ def test_only_the_newest_two_checkpoints_and_the_best_are_kept(
     assert names[0] == "best"
 
 
-def test_a_cancelled_run_saves_where_it_is(tmp_path: Path, tiny_model: Path, conversations: list[Example]) -> None:
+def test_a_cancelled_run_saves_where_it_is(
+    tmp_path: Path, tiny_model: Path, conversations: list[Example]
+) -> None:
     inputs = prepare(tmp_path, conversations)
     (tmp_path / CANCEL).touch()
     with pytest.raises(JobCancelled) as caught:
@@ -192,13 +205,26 @@ def test_training_stops_early_when_nothing_improves(
     tmp_path: Path, tiny_model: Path, conversations: list[Example]
 ) -> None:
     config = recipe(
-        tiny_model, num_epochs=200, learning_rate=0.05, eval_steps=4, early_stopping_patience=2, lora_dropout=0.0
+        tiny_model,
+        num_epochs=200,
+        learning_rate=0.05,
+        eval_steps=4,
+        early_stopping_patience=2,
+        lora_dropout=0.0,
     )
     folder = tmp_path / "job"
     inputs = prepare(folder, conversations)
-    write_examples(folder / "validation.jsonl", [
-        Example(messages=[Message(role="user", content="?"), Message(role="assistant", content="zzz ## 99 %%")])
-    ])
+    write_examples(
+        folder / "validation.jsonl",
+        [
+            Example(
+                messages=[
+                    Message(role="user", content="?"),
+                    Message(role="assistant", content="zzz ## 99 %%"),
+                ]
+            )
+        ],
+    )
     result = causal_lm.run(config, inputs, JobFolder(folder))
     assert result.stopped_early
     assert result.best_step < result.steps

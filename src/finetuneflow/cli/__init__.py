@@ -1,0 +1,1 @@
+"""The command line: it parses, calls services, and prints. No logic lives here."""

@@ -1,0 +1,103 @@
+"""An evaluation's figures for people: arms, held-out wordings, question types, errors, verdict."""
+
+from __future__ import annotations
+
+from finetuneflow.cli.output import print_line, visible
+from finetuneflow.cli.tables import percent, print_table
+from finetuneflow.schemas.evaluation import EvaluationResult, Interval, Scores, Verdict
+
+ARM_NAMES = {"base": "base", "rag": "base + retrieval", "tuned": "tuned"}
+ERRORS_SHOWN = 5
+
+
+def print_evaluation(result: EvaluationResult) -> None:
+    """Prints all of an evaluation, the verdict last."""
+    if result.classification:
+        _print_classification(result)
+    else:
+        _print_arms(result)
+        _print_question_types(result)
+    _print_errors(result)
+    if result.verdict is not None:
+        print_line()
+        print_verdict(result.verdict)
+
+
+def print_verdict(verdict: Verdict) -> None:
+    """Prints the verdict with its reasons."""
+    print_line(f"Verdict: {verdict.outcome}")
+    for reason in verdict.reasons:
+        print_line(f"  - {reason}")
+
+
+def with_interval(interval: Interval) -> str:
+    """A share with its 95 % interval: 96.0 % (91.2 to 98.8)."""
+    return f"{percent(interval.value)} ({100 * interval.low:.1f} to {100 * interval.high:.1f})"
+
+
+def _row(name: str, scores: Scores) -> tuple[object, ...]:
+    return (
+        name,
+        scores.items,
+        with_interval(scores.exact_match),
+        with_interval(scores.token_f1),
+        with_interval(scores.rouge_l),
+        f"{1000 * scores.latency_mean_seconds:.0f} ms",
+    )
+
+
+def _print_arms(result: EvaluationResult) -> None:
+    rows = []
+    for name, arm in result.arms.items():
+        label = ARM_NAMES.get(name, name)
+        if arm.overall is not None:
+            rows.append(_row(label, arm.overall))
+        if arm.held_out_wordings is not None:
+            rows.append(_row(f"{label}, new wordings", arm.held_out_wordings))
+    print_table(("", "questions", "exact match", "token F1", "ROUGE-L", "time"), rows)
+
+
+def _print_question_types(result: EvaluationResult) -> None:
+    arms = list(result.arms.values())
+    types = sorted({name for arm in arms for name in arm.by_question_type})
+    if len(types) < 2:
+        return
+    print_line()
+    rows = []
+    for name in types:
+        scores = [arm.by_question_type.get(name) for arm in arms]
+        items = next(score.items for score in scores if score is not None)
+        rows.append(
+            (name, items, *("" if score is None else percent(score.exact_match.value) for score in scores))
+        )
+    print_table(
+        ("exact match by type", "questions", *(ARM_NAMES.get(arm.arm, arm.arm) for arm in arms)), rows
+    )
+
+
+def _print_classification(result: EvaluationResult) -> None:
+    print_table(
+        ("", "rows", "accuracy", "macro F1", "macro precision", "macro recall"),
+        (
+            (
+                ARM_NAMES.get(name, name),
+                scores.items,
+                percent(scores.accuracy),
+                percent(scores.macro_f1),
+                percent(scores.macro_precision),
+                percent(scores.macro_recall),
+            )
+            for name, scores in result.classification.items()
+        ),
+    )
+
+
+def _print_errors(result: EvaluationResult) -> None:
+    if not result.errors:
+        return
+    print_line()
+    print_line("Wrong answers of the tuned model (the first ones):")
+    for error in result.errors[:ERRORS_SHOWN]:
+        print_line(f"  {visible(error.question)}")
+        print_line(f"    expected: {visible(error.expected)}")
+        print_line(f"    answered: {visible(error.predicted)}")

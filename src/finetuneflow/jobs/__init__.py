@@ -1,0 +1,1 @@
+"""Running one job in its folder: stages by name, worker, supervisor, executors."""

@@ -1,0 +1,173 @@
+"""Evaluations: base, base with retrieval and tuned model on the test split of the run's dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+from jinja2 import Template
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from finetuneflow.artifacts import ITEMS, read_examples, split_file, write_lines
+from finetuneflow.dataset.field_mapping import guess_mapping
+from finetuneflow.dataset.record_text import record_passage
+from finetuneflow.errors import DatasetError
+from finetuneflow.ingest.chunk import chunk_document
+from finetuneflow.ingest.read import RECORD_SUFFIXES, read_document, read_records
+from finetuneflow.retrieval.index import build_index
+from finetuneflow.schemas.evaluation import EvaluateInputs, EvaluationConfig, EvaluationResult, TestItem
+from finetuneflow.schemas.example import Example
+from finetuneflow.schemas.job import Job, JobSpec
+from finetuneflow.schemas.run import Run, TrainResult
+from finetuneflow.services import datasets, jobs, runs
+from finetuneflow.services.context import Context
+from finetuneflow.store import runs as store
+from finetuneflow.store.database import Session
+
+PASSAGES = 3
+"""Passages that the retrieval arm is given with each question."""
+
+
+def start(
+    context: Context,
+    run_id: str,
+    *,
+    sources: Sequence[Path] = (),
+    config: EvaluationConfig | None = None,
+    idempotency_key: str | None = None,
+) -> Job:
+    """Starts an evaluation of a finished run; the job's id is the evaluation's id.
+
+    `sources` are the record files and documents that the retrieval arm searches; without any, that arm is
+    left out. Raises NotFoundError, UsageError when the run has not ended well, DatasetError when its test
+    split is empty.
+    """
+    run, trained = runs.finished(context, run_id)
+    version = datasets.get_dataset(context, run.dataset_id)
+    config = config or EvaluationConfig(seed=run.recipe.seed)
+    examples = read_examples(split_file(Path(version.path), "test"))
+    if not examples:
+        raise DatasetError(
+            f"dataset {version.id} has an empty test split", "split it again with more examples for the test"
+        )
+    if not sources or run.recipe.task != "causal_lm":
+        config = config.model_copy(update={"arms": [arm for arm in config.arms if arm != "rag"]})
+    items = build_items(examples, sources if "rag" in config.arms else ())
+    evaluation_id = jobs.new_id("eval")
+    folder = context.workspace.job("evaluate", evaluation_id)
+    write_lines(folder / ITEMS, (item.model_dump_json() for item in items))
+    inputs = _inputs(run, trained, folder / ITEMS)
+    spec = JobSpec(
+        id=evaluation_id,
+        kind="evaluate",
+        config=config.model_dump(mode="json"),
+        inputs=inputs.model_dump(mode="json"),
+    )
+
+    def record(session: Session) -> None:
+        store.add_evaluation(session, evaluation_id, run_id=run.id, dataset_id=run.dataset_id)
+
+    return jobs.submit(
+        context, spec, idempotency_key=idempotency_key, project_id=run.project_id, record=record
+    )
+
+
+def _inputs(run: Run, trained: TrainResult, items: Path) -> EvaluateInputs:
+    folder = Path(run.folder)
+    return EvaluateInputs(
+        items=str(items),
+        base_model=run.recipe.base_model,
+        adapter=str(folder / trained.adapter) if trained.adapter else None,
+        model=str(folder / trained.model) if trained.model else None,
+        run_id=run.id,
+        dataset_id=run.dataset_id,
+        precision=run.recipe.precision,
+        task=run.recipe.task,
+        labels=trained.labels,
+    )
+
+
+def build_items(examples: Sequence[Example], sources: Sequence[Path] = ()) -> list[TestItem]:
+    """The frozen test questions; with sources, each with its passages and its retrieval prompt."""
+    passages, language = _passages(sources)
+    found: list[list[str]] = [[] for _ in examples]
+    if passages:
+        positions = build_index(passages).search([example.question for example in examples], PASSAGES)
+        found = [[passages[position] for position in row] for row in positions]
+    items = []
+    for number, (example, nearest) in enumerate(zip(examples, found, strict=True), start=1):
+        messages = _conversation(example)
+        rag = []
+        if passages:
+            prompt = _prompt(language).render(passages=nearest, question=example.question)
+            rag = [*messages[:-1], {"role": "user", "content": prompt}]
+        items.append(
+            TestItem(
+                id=f"test-{number:05d}",
+                messages=messages,
+                expected=example.answer,
+                question_type=example.provenance.question_type or "other",
+                wording_held_out=example.provenance.wording_held_out,
+                passages=nearest,
+                rag_messages=rag,
+            )
+        )
+    return items
+
+
+def _conversation(example: Example) -> list[dict[str, str]]:
+    """The turns up to and including the last question."""
+    if example.text is not None:
+        return [{"role": "user", "content": example.text}]
+    turns = [{"role": message.role, "content": message.content} for message in example.messages]
+    while turns and turns[-1]["role"] != "user":
+        turns.pop()
+    return turns
+
+
+def _passages(sources: Sequence[Path]) -> tuple[list[str], str]:
+    """What can be retrieved, and the language of the prompt (that of the first source)."""
+    passages: list[str] = []
+    languages: list[str] = []
+    for path in sources:
+        if path.suffix.lower() in RECORD_SUFFIXES:
+            records = read_records(path)
+            mapping = guess_mapping(records)
+            passages += [record_passage(record, mapping) for record in records.records]
+            languages.append(mapping.language)
+        else:
+            document = read_document(path)
+            passages += [chunk.text for chunk in chunk_document(document)]
+            languages.append(document.language)
+    return passages, languages[0] if languages else "en"
+
+
+@cache
+def _prompt(language: str) -> Template:
+    text = (files("finetuneflow.assets") / "prompts" / f"rag.{language}.jinja").read_text(encoding="utf-8")
+    # Not HTML: a prompt must reach the model as it is written.
+    return ImmutableSandboxedEnvironment(autoescape=False).from_string(text)
+
+
+def result(context: Context, evaluation_id: str) -> EvaluationResult:
+    """Result of an evaluation that ended well; raises the job's own failure otherwise."""
+    return EvaluationResult.model_validate(jobs.ensure_success(context, evaluation_id).result)
+
+
+def latest(context: Context, run_id: str) -> EvaluationResult | None:
+    """Result of the newest successful evaluation of a run, or None. Raises NotFoundError."""
+    runs.get_run(context, run_id)
+    for job in list_evaluations(context, run_id=run_id):
+        if job.status == "success":
+            return result(context, job.id)
+    return None
+
+
+def list_evaluations(context: Context, *, run_id: str | None = None, limit: int = 100) -> list[Job]:
+    """Evaluation jobs, newest first."""
+    jobs.settle(context)
+    with context.store.read() as session:
+        rows = store.list_evaluation_jobs(session, run_id=run_id, limit=limit)
+    return [jobs.as_job(context, row) for row in rows]

@@ -1,0 +1,110 @@
+"""Answers of a run's model, from a process of its own: nothing heavy is loaded here."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from finetuneflow.errors import DependencyError, FineTuneFlowError, ModelError, UsageError
+from finetuneflow.schemas.base import Schema
+from finetuneflow.services import runs
+from finetuneflow.services.context import Context
+
+MODULE = "finetuneflow.modeling.answering"
+
+
+class Answer(Schema):
+    """One answer, or one label."""
+
+    text: str
+    seconds: float
+    confidence: float | None = None
+    """Probability of the label, for classifiers."""
+
+
+class OpenModel:
+    """A model that waits for questions."""
+
+    def __init__(self, process: subprocess.Popen[str], log: IO[str]) -> None:
+        self._process = process
+        self._log = log
+
+    def answer(self, messages: list[dict[str, str]]) -> Answer:
+        """The answer to a conversation (role and content of each turn, the last one from the user)."""
+        return Answer.model_validate(self._ask({"messages": messages}))
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        if self._process.stdin is None or self._process.stdout is None:
+            raise ModelError("the model's process has no pipes")
+        try:
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            self._log.seek(0)
+            last = (self._log.read().strip().splitlines() or ["it said nothing"])[-1]
+            raise ModelError(f"the model's process ended: {last}", "see `finetuneflow doctor`")
+        reply: dict[str, Any] = json.loads(line)
+        if "error" in reply:
+            error = reply["error"]
+            raise FineTuneFlowError(error["message"], error["hint"], code=error["code"])
+        return reply
+
+
+@contextmanager
+def open_model(
+    context: Context, run_id: str, *, base: bool = False, max_new_tokens: int = 96
+) -> Iterator[OpenModel]:
+    """The model of a finished run, loaded in a process of its own; with `base`, the model it was made from.
+
+    Raises NotFoundError, UsageError when the run has not ended well, DependencyError, ModelError.
+    """
+    request = _request(context, run_id, base=base, max_new_tokens=max_new_tokens)
+    if importlib.util.find_spec("torch") is None:
+        raise DependencyError("torch", "train", "to load a model")
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
+        process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+            [sys.executable, "-P", "-m", MODULE],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            encoding="utf-8",
+        )
+        try:
+            model = OpenModel(process, log)
+            model._ask(request)
+            yield model
+        finally:
+            process.terminate()
+            process.communicate()
+
+
+def _request(context: Context, run_id: str, *, base: bool, max_new_tokens: int) -> dict[str, Any]:
+    run = runs.get_run(context, run_id)
+    if run.result is None:
+        raise UsageError(
+            f"run `{run_id}` has no model: it is {run.status}",
+            f"wait for it with `finetuneflow runs follow {run_id}`, "
+            f"or go on with it: `finetuneflow runs resume {run_id}`",
+        )
+    folder = Path(run.folder)
+    adapter, model = run.result.adapter, run.result.model
+    return {
+        "task": run.recipe.task,
+        "base_model": run.recipe.base_model,
+        "adapter": str(folder / adapter) if adapter and not base else None,
+        "model": str(folder / model) if model and not base else None,
+        "labels": run.result.labels,
+        "precision": run.result.precision,
+        "max_new_tokens": max_new_tokens,
+    }

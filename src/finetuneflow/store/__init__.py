@@ -1,0 +1,1 @@
+"""The database: tables, migrations, the job queue. Only services touch it."""
