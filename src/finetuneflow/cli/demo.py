@@ -9,7 +9,7 @@ import typer
 from finetuneflow.cli.group import Json, examples, new_app
 from finetuneflow.cli.json_output import print_json
 from finetuneflow.cli.output import say
-from finetuneflow.cli.progress import display
+from finetuneflow.cli.progress import show_events
 from finetuneflow.cli.scores import print_evaluation
 from finetuneflow.cli.tables import duration
 from finetuneflow.services import pipeline
@@ -38,9 +38,9 @@ def demo(
     It takes a few minutes, needs no network, and leaves everything in the workspace.
     """
     try:
-        with using_context() as context, display() as screen:
+        with using_context() as context:
             result = pipeline.demo(
-                context, seed=seed, language=language, quick=quick, tell=say, show=screen.show
+                context, seed=seed, language=language, quick=quick, tell=say, show=show_events
             )
     except KeyboardInterrupt:
         say()

@@ -40,6 +40,10 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    mapping: Annotated[
+        Path | None,
+        typer.Option("--mapping", help="Field mapping of the records (default: guessed).", show_default=False),
+    ] = None,
     metric: Annotated[
         Literal["exact_match", "token_f1", "accuracy"],
         typer.Option("--metric", help="What the verdict judges."),
@@ -72,7 +76,7 @@ def evaluate(
         seed=seed,
     )
     with using_context() as context:
-        job = evaluations.start(context, run_id, sources=sources or (), config=config)
+        job = evaluations.start(context, run_id, sources=sources or (), config=config, mapping=mapping)
         say(f"Evaluation {job.id} of run {run_id}")
         if detach:
             if as_json:

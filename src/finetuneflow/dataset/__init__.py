@@ -1,0 +1,1 @@
+"""Examples: made from sources, checked, split, described, written and read."""

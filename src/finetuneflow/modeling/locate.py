@@ -39,6 +39,15 @@ def embedded_folder(reference: str) -> Path:
     )
 
 
+def _embedded(reference: str) -> Path:
+    folder = embedded_folder(reference)
+    if not (folder / "config.json").is_file():
+        raise ModelError(
+            f"the files of `{reference}` are missing from the installation", "install finetuneflow again"
+        )
+    return check_folder(folder, reference)
+
+
 def check_folder(folder: Path, reference: str) -> Path:
     """The folder itself when it looks like a safe model.
 
@@ -94,7 +103,7 @@ def locate(reference: str) -> Path | None:
         ModelError: a folder that is not a loadable model.
     """
     if reference.startswith("embedded:"):
-        return check_folder(embedded_folder(reference), reference)
+        return _embedded(reference)
     folder = Path(reference).expanduser()
     if folder.is_dir():
         return check_folder(folder, reference)

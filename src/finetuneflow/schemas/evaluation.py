@@ -31,7 +31,7 @@ class TestItem(Schema):
 class EvaluationConfig(Schema):
     """How to answer and judge."""
 
-    arms: list[Arm] = Field(default_factory=lambda: ["base", "rag", "tuned"])
+    arms: list[Arm] = Field(default=["base", "rag", "tuned"])
     max_new_tokens: int = Field(96, gt=0)
     batch_size: int = Field(16, gt=0)
     seed: int = 0
@@ -166,7 +166,7 @@ class EvaluationResult(Schema):
     comparisons: list[Comparison] = Field(default_factory=list)
     verdict: Verdict | None = None
     predictions_path: str = "predictions.jsonl"
-    """JSONL of `Prediction` with an `arm` key, relative to the job folder."""
+    """JSONL of `Prediction` with an `arm` key; relative to the job folder in `result.json`."""
     errors: list[Prediction] = Field(default_factory=list)
     """The tuned arm's wrong answers, the first fifty."""
     seconds: float

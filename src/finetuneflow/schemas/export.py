@@ -14,7 +14,7 @@ ExportKind = Literal["adapter", "merged", "zip"]
 class ExportConfig(Schema):
     """What to write."""
 
-    kinds: list[ExportKind] = Field(default_factory=lambda: ["adapter", "merged", "zip"])
+    kinds: list[ExportKind] = Field(default=["adapter", "merged", "zip"])
     language: Literal["en", "fr"] = "en"
 
 

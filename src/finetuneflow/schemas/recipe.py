@@ -64,7 +64,7 @@ class Recipe(Schema):
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """auto: bf16 where the hardware multiplies it fast (CUDA, CPU with AMX), else fp32."""
     seed: int = 0
-    export: list[Literal["adapter", "merged", "zip"]] = Field(default_factory=lambda: ["adapter"])
+    export: list[Literal["adapter", "merged", "zip"]] = Field(default=["adapter"])
 
 
 class Hyperparameters(Schema):

@@ -19,6 +19,8 @@ class TrainInputs(Schema):
     labels: list[str] = Field(default_factory=list)
     """Label names in index order, for classification."""
     dataset_id: str = ""
+    hyperparameters_reason: str = ""
+    """Why the hyperparameters are what they are, for the report."""
 
 
 class LossPoint(Schema):

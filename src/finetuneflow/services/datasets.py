@@ -50,6 +50,7 @@ from finetuneflow.schemas.example import Example, Split
 from finetuneflow.schemas.recipe import Task
 from finetuneflow.schemas.source import RecordSource
 from finetuneflow.services.context import Context
+from finetuneflow.settings import load_settings
 from finetuneflow.store import datasets as store
 from finetuneflow.store.database import ConstraintViolation
 
@@ -82,7 +83,7 @@ def from_records(
     held_out_wordings: bool = False,
 ) -> Generated:
     """Question-answer examples from a CSV or JSON file; `mapping` null: guessed from the field names."""
-    source = read_records(path)
+    source = read_records(path, max_bytes=_max_bytes())
     used = _mapping(mapping, source)
     examples = records_stage.generate(
         source,
@@ -102,12 +103,16 @@ def from_documents(paths: Sequence[Path], *, num_questions: int | None = None, s
 
     `num_questions` is the total over all documents.
     """
-    documents = [read_document(path) for path in paths]
+    documents = [read_document(path, max_bytes=_max_bytes()) for path in paths]
     made = [documents_stage.generate(document, seed=seed) for document in documents]
     if num_questions is not None:
         made = _share(made, num_questions)
     notes = [f"{document.name}: {note}" for document in documents for note in document.notes]
     return Generated([example for examples in made for example in examples], notes)
+
+
+def _max_bytes() -> int:
+    return load_settings().max_upload_bytes
 
 
 def _share(made: Sequence[list[Example]], wanted: int) -> list[list[Example]]:
@@ -123,7 +128,7 @@ def _share(made: Sequence[list[Example]], wanted: int) -> list[list[Example]]:
 
 def guess_mapping(path: Path) -> tuple[FieldMapping, str]:
     """The field mapping guessed for a record file, and the same as YAML to edit."""
-    source = read_records(path)
+    source = read_records(path, max_bytes=_max_bytes())
     guessed = field_mapping.guess_mapping(source)
     return guessed, field_mapping.mapping_yaml(guessed, source)
 
@@ -226,7 +231,7 @@ def statistics(path: Path, *, format: DatasetFormat | None = None) -> Statistics
 
 def coverage(records: Path, dataset: Path, *, mapping: Path | FieldMapping | None = None) -> CoverageReport:
     """Which records of a CSV or JSON file a dataset (file or folder) speaks of."""
-    source = read_records(records)
+    source = read_records(records, max_bytes=_max_bytes())
     return coverage_stage.coverage(source, _mapping(mapping, source), read(dataset))
 
 

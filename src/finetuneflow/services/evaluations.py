@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
 
-from jinja2 import Template
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
 from finetuneflow.artifacts import ITEMS, read_examples, split_file, write_lines
-from finetuneflow.dataset.field_mapping import guess_mapping
+from finetuneflow.dataset.field_mapping import guess_mapping, load_mapping
 from finetuneflow.dataset.record_text import record_passage
 from finetuneflow.errors import DatasetError
 from finetuneflow.ingest.chunk import chunk_document
 from finetuneflow.ingest.read import RECORD_SUFFIXES, read_document, read_records
 from finetuneflow.retrieval.index import build_index
+from finetuneflow.retrieval.prompt import Language, rag_messages
 from finetuneflow.schemas.evaluation import EvaluateInputs, EvaluationConfig, EvaluationResult, TestItem
 from finetuneflow.schemas.example import Example
 from finetuneflow.schemas.job import Job, JobSpec
@@ -36,13 +32,14 @@ def start(
     *,
     sources: Sequence[Path] = (),
     config: EvaluationConfig | None = None,
+    mapping: Path | None = None,
     idempotency_key: str | None = None,
 ) -> Job:
     """Starts an evaluation of a finished run; the job's id is the evaluation's id.
 
     `sources` are the record files and documents that the retrieval arm searches; without any, that arm is
-    left out. Raises NotFoundError, UsageError when the run has not ended well, DatasetError when its test
-    split is empty.
+    left out; `mapping` is the field mapping of the record files, guessed when null.
+    Raises NotFoundError, UsageError when the run has not ended well, DatasetError on an empty test split.
     """
     run, trained = runs.finished(context, run_id)
     version = datasets.get_dataset(context, run.dataset_id)
@@ -54,7 +51,7 @@ def start(
         )
     if not sources or run.recipe.task != "causal_lm":
         config = config.model_copy(update={"arms": [arm for arm in config.arms if arm != "rag"]})
-    items = build_items(examples, sources if "rag" in config.arms else ())
+    items = build_items(examples, sources if "rag" in config.arms else (), mapping)
     evaluation_id = jobs.new_id("eval")
     folder = context.workspace.job("evaluate", evaluation_id)
     write_lines(folder / ITEMS, (item.model_dump_json() for item in items))
@@ -89,9 +86,11 @@ def _inputs(run: Run, trained: TrainResult, items: Path) -> EvaluateInputs:
     )
 
 
-def build_items(examples: Sequence[Example], sources: Sequence[Path] = ()) -> list[TestItem]:
+def build_items(
+    examples: Sequence[Example], sources: Sequence[Path] = (), mapping: Path | None = None
+) -> list[TestItem]:
     """The frozen test questions; with sources, each with its passages and its retrieval prompt."""
-    passages, language = _passages(sources)
+    passages, language = _passages(sources, mapping)
     found: list[list[str]] = [[] for _ in examples]
     if passages:
         positions = build_index(passages).search([example.question for example in examples], PASSAGES)
@@ -99,10 +98,7 @@ def build_items(examples: Sequence[Example], sources: Sequence[Path] = ()) -> li
     items = []
     for number, (example, nearest) in enumerate(zip(examples, found, strict=True), start=1):
         messages = _conversation(example)
-        rag = []
-        if passages:
-            prompt = _prompt(language).render(passages=nearest, question=example.question)
-            rag = [*messages[:-1], {"role": "user", "content": prompt}]
+        rag = rag_messages(messages, nearest, language) if passages else []
         items.append(
             TestItem(
                 id=f"test-{number:05d}",
@@ -127,33 +123,31 @@ def _conversation(example: Example) -> list[dict[str, str]]:
     return turns
 
 
-def _passages(sources: Sequence[Path]) -> tuple[list[str], str]:
+def _passages(sources: Sequence[Path], mapping: Path | None) -> tuple[list[str], Language]:
     """What can be retrieved, and the language of the prompt (that of the first source)."""
     passages: list[str] = []
-    languages: list[str] = []
+    languages: list[Language] = []
     for path in sources:
         if path.suffix.lower() in RECORD_SUFFIXES:
             records = read_records(path)
-            mapping = guess_mapping(records)
-            passages += [record_passage(record, mapping) for record in records.records]
-            languages.append(mapping.language)
+            used = load_mapping(mapping) if mapping else guess_mapping(records)
+            passages += [record_passage(record, used) for record in records.records]
+            languages.append(used.language)
         else:
             document = read_document(path)
             passages += [chunk.text for chunk in chunk_document(document)]
-            languages.append(document.language)
+            languages.append("fr" if document.language == "fr" else "en")
     return passages, languages[0] if languages else "en"
 
 
-@cache
-def _prompt(language: str) -> Template:
-    text = (files("finetuneflow.assets") / "prompts" / f"rag.{language}.jinja").read_text(encoding="utf-8")
-    # Not HTML: a prompt must reach the model as it is written.
-    return ImmutableSandboxedEnvironment(autoescape=False).from_string(text)
-
-
 def result(context: Context, evaluation_id: str) -> EvaluationResult:
-    """Result of an evaluation that ended well; raises the job's own failure otherwise."""
-    return EvaluationResult.model_validate(jobs.ensure_success(context, evaluation_id).result)
+    """Result of an evaluation that ended well, its predictions as an absolute path.
+
+    Raises the job's own failure otherwise.
+    """
+    found = EvaluationResult.model_validate(jobs.ensure_success(context, evaluation_id).result)
+    predictions = context.workspace.job("evaluate", evaluation_id) / found.predictions_path
+    return found.model_copy(update={"predictions_path": str(predictions)})
 
 
 def latest(context: Context, run_id: str) -> EvaluationResult | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -13,14 +13,14 @@ import yaml
 
 from finetuneflow.schemas.dataset import DatasetVersion
 from finetuneflow.schemas.evaluation import EvaluationConfig, EvaluationResult
-from finetuneflow.schemas.event import JobEvent
+from finetuneflow.schemas.event import NumberedEvent
 from finetuneflow.schemas.example import Example
 from finetuneflow.schemas.pipeline import PipelineResult, summarize
 from finetuneflow.services import datasets, evaluations, exports, jobs, recipes, runs
 from finetuneflow.services.context import Context
 
 Tell = Callable[[str], None]
-Show = Callable[[JobEvent], None]
+Show = Callable[[Iterator[NumberedEvent]], object]
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def run(context: Context, plan: Plan, *, tell: Tell, show: Show) -> PipelineResu
         context: Workspace to write to.
         plan: Sources and settings.
         tell: Called with a sentence at each stage.
-        show: Called with each event of the running job.
+        show: Called with the events of each job, to be read until it has ended.
 
     Raises:
         FineTuneFlowError: whatever stopped a stage; the stages before it are kept.
@@ -120,8 +120,8 @@ def make_dataset(context: Context, plan: Plan, examples: list[Example], tell: Te
 
 def finish(context: Context, job_id: str, show: Show) -> None:
     """Shows a job's events until it has ended; raises its failure."""
-    for numbered in jobs.follow(context, job_id):
-        show(numbered.event)
+    show(jobs.follow(context, job_id))
+    jobs.wait(context, job_id)
     jobs.ensure_success(context, job_id)
 
 
@@ -158,9 +158,7 @@ def summary(
         artifacts={
             "dataset": version.path,
             "run": str(context.workspace.job("train", run_id)),
-            "predictions": str(
-                context.workspace.job("evaluate", evaluation_id) / evaluation.predictions_path
-            ),
+            "predictions": evaluation.predictions_path,
             **{name: str(folder / path) for name, path in made.items() if path},
         },
         evaluation=evaluation,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
+import yaml
 from pydantic import ValidationError
 
-from finetuneflow.artifacts import RECIPE, JobFolder, split_file, write_text
-from finetuneflow.errors import DatasetError, NotFoundError, UsageError
+from finetuneflow.artifacts import BASE_MODELS, RECIPE, JobFolder, split_file, write_text
+from finetuneflow.errors import DatasetError, InputError, NotFoundError, UsageError
+from finetuneflow.modeling.locate import locate
 from finetuneflow.schemas.dataset import DatasetVersion
 from finetuneflow.schemas.event import LogEvent
 from finetuneflow.schemas.job import Job, JobSpec, JobStatus
@@ -38,10 +41,12 @@ def start(
     The run's id is also its job's id: follow it with `services.jobs.follow(context, run.id)`.
     Raises NotFoundError, InputError, DatasetError for the dataset, StorageError.
     """
+    base_model = _base_model(context, recipe.base_model, recipe_folder)
+    locate(base_model)
     version = _dataset(context, recipe, recipe_folder, project_id)
     hyperparameters = recipes.fill_hyperparameters(recipe, version.counts.train)
     filled = recipes.fill(recipe, hyperparameters).model_copy(
-        update={"dataset": version.id, "base_model": _base_model(recipe.base_model, recipe_folder)}
+        update={"dataset": version.id, "base_model": base_model}
     )
     run_id = jobs.new_id("run")
     data = Path(version.path)
@@ -50,6 +55,7 @@ def start(
         validation=str(split_file(data, "validation")) if version.counts.validation else None,
         labels=version.labels,
         dataset_id=version.id,
+        hyperparameters_reason=hyperparameters.reason,
     )
     spec = JobSpec(
         id=run_id,
@@ -118,10 +124,32 @@ def _find(name: str, recipe_folder: Path | None) -> Path | None:
     return next((path for path in candidates if path.exists()), None)
 
 
-def _base_model(name: str, recipe_folder: Path | None) -> str:
-    """A local folder as an absolute path, for the worker may run elsewhere; any other name as it is."""
+def _base_model(context: Context, name: str, recipe_folder: Path | None) -> str:
+    """A local folder as an absolute path, for the worker may run elsewhere; any other name as it is.
+
+    A name may stand for another one: `models.yaml` beside the recipe, then in the workspace, says which.
+    """
+    name = _alias(name, [*([recipe_folder] if recipe_folder else []), context.workspace.home])
     path = _find(name, recipe_folder) if ":" not in name else None
     return str(path.resolve()) if path is not None and path.is_dir() else name
+
+
+def _alias(name: str, folders: Sequence[Path]) -> str:
+    for folder in folders:
+        path = folder / BASE_MODELS
+        if path.is_file():
+            try:
+                known = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("base_models", {})
+                found = known.get(name)
+            except (yaml.YAMLError, UnicodeDecodeError, AttributeError) as error:
+                raise InputError(
+                    "this is not a list of models",
+                    "write `base_models:` and under it one `name: model` per line",
+                    path=path,
+                ) from error
+            if found:
+                return str(found)
+    return name
 
 
 def _make_read_only(folder: Path) -> None:

@@ -38,7 +38,7 @@ def run(config: Recipe, inputs: TrainInputs, job: JobFolder) -> TrainResult:
         JobCancelled: somebody asked to stop.
     """
     started = time.perf_counter()
-    hyper = filled(config)
+    hyper = filled(config).model_copy(update={"reason": inputs.hyperparameters_reason})
     prepare(config.seed)
     loaded = load_causal_lm(config.base_model, precision=config.precision)
     limit = min(
@@ -67,7 +67,7 @@ def run(config: Recipe, inputs: TrainInputs, job: JobFolder) -> TrainResult:
         base_fingerprint=loaded.fingerprint,
         method=config.method,
         steps=progress.step,
-        epochs=progress.step / fit.schedule.total * hyper.num_epochs,
+        epochs=fit.epochs(),
         best_step=progress.best_step,
         train_loss=fit.recent_loss(),
         eval_loss=progress.best_loss,
@@ -151,7 +151,8 @@ def tell_plan(job: JobFolder, loaded: LoadedModel, fit: Fit, train: int, validat
     job.emit(
         LogEvent(
             message=f"{train:,} training and {validation:,} validation examples, "
-            f"{fit.schedule.total:,} steps; {trainable:,} of {total:,} parameters learn, in {number_format} on {describe(loaded.device)}"
+            f"{fit.schedule.total:,} steps; {trainable:,} of {total:,} parameters learn, "
+            f"in {number_format} on {describe(loaded.device)}"
         )
     )
 

@@ -154,7 +154,7 @@ class Fit:
         except torch.OutOfMemoryError as error:
             raise TrainingError(
                 "the memory does not suffice for this run",
-                "lower `per_device_batch_size` (and raise `gradient_accumulation_steps`), or `max_seq_length`",
+                "lower `per_device_batch_size` or `max_seq_length`",
             ) from error
         self._restore_best()
         return self.progress
@@ -275,6 +275,11 @@ class Fit:
         every = max(1, math.ceil(len(steps) / HISTORY_POINTS))
         kept = steps[::every] + [point for point in self.progress.history if "eval_loss" in point]
         return [LossPoint(**point) for point in sorted(kept, key=lambda point: point["step"])]
+
+    def epochs(self) -> float:
+        """How often the training split was gone through."""
+        epoch, step = self.schedule.locate(self.progress.step)
+        return epoch if step == 0 else epoch + step / self.schedule.epochs[epoch]
 
     def recent_loss(self) -> float:
         """Mean training loss of the last twentieth of the steps."""

@@ -35,7 +35,7 @@ def run(config: Recipe, inputs: TrainInputs, job: JobFolder) -> TrainResult:
         JobCancelled: somebody asked to stop.
     """
     started = time.perf_counter()
-    hyper = filled(config)
+    hyper = filled(config).model_copy(update={"reason": inputs.hyperparameters_reason})
     prepare(config.seed)
     labels = inputs.labels
     train = labelled(inputs.train, labels)
@@ -57,7 +57,7 @@ def run(config: Recipe, inputs: TrainInputs, job: JobFolder) -> TrainResult:
         base_fingerprint=loaded.fingerprint,
         method=config.method,
         steps=progress.step,
-        epochs=progress.step / fit.schedule.total * hyper.num_epochs,
+        epochs=fit.epochs(),
         best_step=progress.best_step,
         train_loss=fit.recent_loss(),
         eval_loss=progress.best_loss,
