@@ -41,7 +41,9 @@ def recipe_yaml(recipe: Recipe, *, comment: str = "") -> str:
     """A recipe as YAML that `load_recipe` reads back; what is null is left out."""
     head = "".join(f"# {line}\n" for line in comment.splitlines())
     values = recipe.model_dump(mode="json", exclude_none=True)
-    return head + yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=110)
+    # YAML folds the line breaks that Unicode has beside the newline, so a value with one is written escaped.
+    plain = not any(mark in str(value) for value in values.values() for mark in "\x85\u2028\u2029")
+    return head + yaml.safe_dump(values, sort_keys=False, allow_unicode=plain, width=110)
 
 
 def fill_hyperparameters(recipe: Recipe, num_train_examples: int) -> Hyperparameters:
