@@ -42,7 +42,9 @@ def evaluate(
     ] = None,
     mapping: Annotated[
         Path | None,
-        typer.Option("--mapping", help="Field mapping of the records (default: guessed).", show_default=False),
+        typer.Option(
+            "--mapping", help="Field mapping of the records (default: guessed).", show_default=False
+        ),
     ] = None,
     metric: Annotated[
         Literal["exact_match", "token_f1", "accuracy"],

@@ -50,6 +50,8 @@ EXIT_LOCKED = 3
 STARTED = {b"1": EXIT_OK, b"l": EXIT_LOCKED, b"f": EXIT_DISK_FULL}
 """What the detached process tells its starter, as exit status."""
 POLL_SECONDS = 0.05
+PATIENT_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""Threads that wait give the core away: on a busy machine spinning ones made training a hundred times slower."""
 HEARTBEAT_SECONDS = 2.0
 TERM_SECONDS = 2.0
 """Between SIGTERM and SIGKILL for a tree that did not stop by itself."""
@@ -131,6 +133,7 @@ def _supervise(folder: Path, attempt: int, grace_seconds: float, command: list[s
     with (folder / WORKER_LOG).open("ab") as log:
         worker = subprocess.Popen(  # noqa: S603 - our own command, no shell
             command,
+            env=PATIENT_THREADS | os.environ,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

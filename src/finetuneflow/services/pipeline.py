@@ -176,7 +176,7 @@ def demo_plan(*, seed: int = 0, language: Literal["en", "fr"] = "en", quick: boo
         documents=[sample / name for name in settings["documents"]],
         recipe=recipe,
         num_questions=settings["num_questions"],
-        evaluation=EvaluationConfig(seed=seed, **settings["evaluation"]),
+        evaluation=EvaluationConfig(seed=seed, language=language, **settings["evaluation"]),
         seed=seed,
         language=language,
     )
