@@ -50,8 +50,8 @@ EXIT_LOCKED = 3
 STARTED = {b"1": EXIT_OK, b"l": EXIT_LOCKED, b"f": EXIT_DISK_FULL}
 """What the detached process tells its starter, as exit status."""
 POLL_SECONDS = 0.05
-PATIENT_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
-"""Threads that wait give the core away: on a busy machine spinning ones made training a hundred times slower."""
+PATIENT_THREADS = {"GOMP_SPINCOUNT": "10000"}
+"""Waiting threads spin a little, then give the core away: for ever spinning ones stall on a busy machine."""
 HEARTBEAT_SECONDS = 2.0
 TERM_SECONDS = 2.0
 """Between SIGTERM and SIGKILL for a tree that did not stop by itself."""

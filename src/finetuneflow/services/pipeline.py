@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import yaml
 
-from finetuneflow.schemas.dataset import DatasetVersion
+from finetuneflow.schemas.dataset import DatasetVersion, QuestionType
 from finetuneflow.schemas.evaluation import EvaluationConfig, EvaluationResult
 from finetuneflow.schemas.event import NumberedEvent
 from finetuneflow.schemas.example import Example
@@ -33,7 +33,9 @@ class Plan:
     recipe: dict[str, Any]
     """A recipe's keys, but for `dataset`, which the loop makes."""
     num_questions: int
+    question_types: Sequence[QuestionType]
     evaluation: EvaluationConfig
+    add_negatives: bool = False
     seed: int = 0
     language: Literal["en", "fr"] = "en"
 
@@ -93,7 +95,8 @@ def make_examples(plan: Plan, tell: Tell) -> list[Example]:
     records = datasets.from_records(
         plan.records,
         num_questions=plan.num_questions,
-        add_negatives=True,
+        question_types=plan.question_types,
+        add_negatives=plan.add_negatives,
         seed=plan.seed,
         held_out_wordings=True,
     )
@@ -176,6 +179,8 @@ def demo_plan(*, seed: int = 0, language: Literal["en", "fr"] = "en", quick: boo
         documents=[sample / name for name in settings["documents"]],
         recipe=recipe,
         num_questions=settings["num_questions"],
+        question_types=settings["question_types"],
+        add_negatives=settings["add_negatives"],
         evaluation=EvaluationConfig(seed=seed, language=language, **settings["evaluation"]),
         seed=seed,
         language=language,
