@@ -33,6 +33,9 @@ class Plan:
     recipe: dict[str, Any]
     """A recipe's keys, but for `dataset`, which the loop makes."""
     num_questions: int
+    """From the records, held-out wordings not counted."""
+    num_document_questions: int
+    """From all the documents together."""
     question_types: Sequence[QuestionType]
     evaluation: EvaluationConfig
     add_negatives: bool = False
@@ -100,7 +103,9 @@ def make_examples(plan: Plan, tell: Tell) -> list[Example]:
         seed=plan.seed,
         held_out_wordings=True,
     )
-    documents = datasets.from_documents(list(plan.documents), seed=plan.seed)
+    documents = datasets.from_documents(
+        list(plan.documents), num_questions=plan.num_document_questions, seed=plan.seed
+    )
     tell(
         f"     {len(records.examples):,} examples from {records.records} records, "
         f"{len(documents.examples):,} from the documents"
@@ -179,6 +184,7 @@ def demo_plan(*, seed: int = 0, language: Literal["en", "fr"] = "en", quick: boo
         documents=[sample / name for name in settings["documents"]],
         recipe=recipe,
         num_questions=settings["num_questions"],
+        num_document_questions=settings["num_document_questions"],
         question_types=settings["question_types"],
         add_negatives=settings["add_negatives"],
         evaluation=EvaluationConfig(seed=seed, language=language, **settings["evaluation"]),
