@@ -153,6 +153,7 @@ def test_package_readmes_stay_short(package: Path) -> None:
     long = [
         path
         for path in package.rglob("README.md")
-        if len(path.read_text("utf-8").splitlines()) > MAX_README_LINES
+        # A model card says what it must.
+        if "models" not in path.parts and len(path.read_text("utf-8").splitlines()) > MAX_README_LINES
     ]
     assert long == []
