@@ -31,7 +31,8 @@ def test_real_records_become_a_thousand_questions_and_the_uncovered_are_named(
         *("--format", "openai", "--add-negatives", "--out", out),
     )
     assert made.returncode == 0, made.stderr
-    rows = [json.loads(line) for line in out.open(encoding="utf-8")]
+    lines = out.read_text(encoding="utf-8").splitlines(keepends=True)
+    rows = [json.loads(line) for line in lines]
     assert len(rows) == 1000
     assert all(set(row) == {"messages"} for row in rows)
     report = json_of(finetuneflow("dataset", "validate", out, "--json"))
@@ -40,7 +41,7 @@ def test_real_records_become_a_thousand_questions_and_the_uncovered_are_named(
     assert covered["records"] == 225
     assert covered["covered"] + len(covered["uncovered"]) == 225
     few = tmp_path / "few.jsonl"
-    few.write_text("".join(out.open(encoding="utf-8").readlines()[:20]), encoding="utf-8")
+    few.write_text("".join(lines[:20]), encoding="utf-8")
     assert json_of(finetuneflow("dataset", "coverage", records, few, "--json"))["uncovered"]
 
 

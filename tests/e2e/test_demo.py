@@ -94,7 +94,8 @@ def test_two_runs_with_one_seed_agree(
     assert again["dataset_id"] == demo["dataset_id"]
     answers = []
     for result in (demo, again):
-        rows = [json.loads(line) for line in Path(result["artifacts"]["predictions"]).open(encoding="utf-8")]
+        text = Path(result["artifacts"]["predictions"]).read_text(encoding="utf-8")
+        rows = [json.loads(line) for line in text.splitlines()]
         answers.append(sorted((row["arm"], row["item_id"], row["predicted"]) for row in rows))
     assert answers[0] == answers[1]
     first, second = (
