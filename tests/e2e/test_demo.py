@@ -109,5 +109,5 @@ def test_the_model_can_be_asked_afterwards(
     demo: dict[str, Any], workspaces: tuple[Path, Path], run_in: Run, json_of: ReadJson
 ) -> None:
     question = "Quel est le statut de GESTOR ?"
-    answer = json_of(run_in(workspaces[0], "predict", demo["run_id"], question, "--json"))
-    assert "en production" in answer["text"]
+    said = json_of(run_in(workspaces[0], "predict", demo["run_id"], question, "--json"))
+    assert "en production" in said["answers"][0]["answer"]
