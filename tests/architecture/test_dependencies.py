@@ -43,6 +43,9 @@ def imported(package: Path, parts: Callable[[str], bool]) -> set[str]:
 def _modules(node: ast.AST) -> Iterable[str]:
     if isinstance(node, ast.Import):
         return [alias.name.partition(".")[0] for alias in node.names]
+    if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+        # A late import by a fixed name is an import all the same.
+        return [name.value.partition(".")[0] for name in node.args if isinstance(name, ast.Constant)]
     return [node.module.partition(".")[0]] if isinstance(node, ast.ImportFrom) and node.module else []
 
 

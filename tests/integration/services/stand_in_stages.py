@@ -22,9 +22,9 @@ def train(config: Recipe, inputs: TrainInputs, job: JobFolder) -> TrainResult:
     rows = len(read_examples(Path(inputs.train)))
     assert inputs.validation is not None
     assert read_examples(Path(inputs.validation))
-    if config.base_model == "fails-once" and not job.resume:
+    if config.base_model == "stand-in/fails-once" and not job.resume:
         raise TrainingError("the loss is not a number", "lower learning_rate")
-    for step in range(200 if config.base_model == "slow" else 0):
+    for step in range(200 if config.base_model == "stand-in/slow" else 0):
         if job.cancelled():
             raise JobCancelled("cancelled")
         job.emit(ProgressEvent(stage="train", step=step, total_steps=200))

@@ -132,7 +132,7 @@ def test_a_dataset_for_another_task_is_refused_before_anything_starts(context: C
 
 
 def test_a_failed_run_is_resumed_and_a_finished_one_is_not(context: Context, data: Path) -> None:
-    run = done(context, runs.start(context, recipe(data, "fails-once")))
+    run = done(context, runs.start(context, recipe(data, "stand-in/fails-once")))
     assert run.status == "failed"
     assert run.result is None
     with pytest.raises(UsageError, match="no trained model") as caught:
@@ -149,7 +149,7 @@ def test_a_failed_run_is_resumed_and_a_finished_one_is_not(context: Context, dat
 
 
 def test_a_running_run_is_not_resumed_and_can_be_cancelled(context: Context, data: Path) -> None:
-    run = runs.start(context, recipe(data, "slow"))
+    run = runs.start(context, recipe(data, "stand-in/slow"))
     with pytest.raises(UsageError, match="is running"):
         runs.resume(context, run.id)
     runs.cancel(context, run.id)
@@ -213,7 +213,7 @@ def test_an_export_is_told_of_the_newest_evaluation(trained: tuple[Context, Run]
 
 
 def test_an_export_s_result_is_refused_while_it_runs_or_when_unknown(context: Context, data: Path) -> None:
-    run = runs.start(context, recipe(data, "slow"))
+    run = runs.start(context, recipe(data, "stand-in/slow"))
     with pytest.raises(UsageError, match="still running"):
         exports.result(context, run.id)
     with pytest.raises(FineTuneFlowError, match="there is no job"):
@@ -225,7 +225,7 @@ def test_a_project_is_deleted_with_its_runs_but_not_while_one_is_running(
 ) -> None:
     project = projects.create_project(context, " Mes données ")
     assert (project.name, project.status) == ("Mes données", "draft")
-    run = runs.start(context, recipe(data, "slow"), project_id=project.id)
+    run = runs.start(context, recipe(data, "stand-in/slow"), project_id=project.id)
     with pytest.raises(UsageError, match="running"):
         projects.delete_project(context, project.id)
     runs.cancel(context, run.id)
