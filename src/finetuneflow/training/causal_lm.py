@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy
 
-from finetuneflow.artifacts import ADAPTER, BASE_FINGERPRINT, MODEL, JobFolder, read_examples, write_folder
+from finetuneflow.artifacts import JobFolder, read_examples
 from finetuneflow.errors import DatasetError, RecipeError
-from finetuneflow.modeling.device import describe, prepare
+from finetuneflow.modeling.device import prepare
 from finetuneflow.modeling.load import LoadedModel, load_causal_lm
-from finetuneflow.modeling.lora import add_adapter, save_adapter
+from finetuneflow.modeling.lora import add_adapter
 from finetuneflow.modeling.packed_attention import NAME as PACKED
 from finetuneflow.modeling.packed_attention import segments
 from finetuneflow.modeling.tokenize import IGNORED, Encoded, encode
@@ -23,6 +22,7 @@ from finetuneflow.schemas.recipe import Hyperparameters, Recipe
 from finetuneflow.schemas.run import TrainInputs, TrainResult
 from finetuneflow.training.batches import pack, shuffled
 from finetuneflow.training.loop import Fit, Measured
+from finetuneflow.training.outcome import filled, tell_plan, train_result, write_weights
 
 EVAL_TOKENS = 4096
 """Tokens per evaluation row."""
@@ -57,56 +57,13 @@ def run(config: Recipe, inputs: TrainInputs, job: JobFolder) -> TrainResult:
     objective = CausalObjective(loaded, train, validation, config, hyper, limit)
     fit = Fit(loaded.model, objective, config, job)
     tell_plan(job, loaded, fit, len(train), len(validation))
-    progress = fit.run()
+    fit.run()
+    if config.method == "full":
+        loaded.model.set_attn_implementation("sdpa")
     write_weights(loaded, config, job.path)
-    trainable = sum(parameter.numel() for parameter in fit.optimizer.parameters.values())
-    return TrainResult(
-        adapter=ADAPTER if config.method == "lora" else None,
-        model=MODEL if config.method == "full" else None,
-        base_model=config.base_model,
-        base_fingerprint=loaded.fingerprint,
-        method=config.method,
-        steps=progress.step,
-        epochs=fit.epochs(),
-        best_step=progress.best_step,
-        train_loss=fit.recent_loss(),
-        eval_loss=progress.best_loss,
-        perplexity=math.exp(min(progress.best_loss, 50)) if progress.best_loss is not None else None,
-        metrics=progress.best_metrics,
-        trainable_parameters=trainable,
-        parameters=sum(parameter.numel() for parameter in loaded.model.parameters()),
-        tokens=progress.tokens,
-        supervised_tokens=progress.terms,
-        dropped_examples=dropped,
-        tokens_per_second=progress.tokens / max(progress.train_seconds, 1e-9),
-        seconds=time.perf_counter() - started,
-        precision="bf16" if loaded.dtype == torch.bfloat16 else "fp32",
-        device=describe(loaded.device),
-        hyperparameters=hyper,
-        history=fit.loss_points(),
-        stopped_early=progress.stopped_early,
-        resumed_from=fit.resumed_from,
-    )
-
-
-def filled(recipe: Recipe) -> Hyperparameters:
-    """The recipe's figures, none of them missing.
-
-    Raises:
-        RecipeError: a blank was left; the services fill them from the size of the dataset.
-    """
-    names = [name for name in Hyperparameters.model_fields if name != "reason"]
-    blank = [name for name in names if getattr(recipe, name) is None]
-    if blank and not (blank == ["num_epochs"] and recipe.max_steps):
-        raise RecipeError(
-            f"the recipe leaves {', '.join(f'`{name}`' for name in blank)} open", "give a value"
-        )
-    return Hyperparameters(
-        **{
-            name: getattr(recipe, name) or 1 if name == "num_epochs" else getattr(recipe, name)
-            for name in names
-        }
-    )
+    result = train_result(loaded, config, hyper, fit, loaded.dtype, time.perf_counter() - started)
+    perplexity = None if result.eval_loss is None else math.exp(min(result.eval_loss, 50))
+    return result.model_copy(update={"perplexity": perplexity, "dropped_examples": dropped})
 
 
 def encode_split(
@@ -141,20 +98,6 @@ def encode_split(
             )
         )
     return kept, long + empty
-
-
-def tell_plan(job: JobFolder, loaded: LoadedModel, fit: Fit, train: int, validation: int) -> None:
-    """Says what is about to happen."""
-    trainable = sum(parameter.numel() for parameter in fit.optimizer.parameters.values())
-    total = sum(parameter.numel() for parameter in loaded.model.parameters())
-    number_format = "bf16" if loaded.dtype == torch.bfloat16 else "fp32"
-    job.emit(
-        LogEvent(
-            message=f"{train:,} training and {validation:,} validation examples, "
-            f"{fit.schedule.total:,} steps; {trainable:,} of {total:,} parameters learn, "
-            f"in {number_format} on {describe(loaded.device)}"
-        )
-    )
 
 
 class CausalObjective:
@@ -244,20 +187,3 @@ class CausalObjective:
         targets = labels[:, 1:].to(device)
         supervised = targets != IGNORED
         return logits[supervised], targets[supervised]
-
-
-def write_weights(loaded: LoadedModel, recipe: Recipe, job: Path) -> None:
-    """Writes adapter or model with its tokenizer, whole or not at all."""
-    model: Any = loaded.model
-    lora = recipe.method == "lora"
-
-    def fill(folder: Path) -> None:
-        if lora:
-            save_adapter(model, folder, base_model=recipe.base_model, fingerprint=loaded.fingerprint)
-        else:
-            model.set_attn_implementation("sdpa")
-            model.save_pretrained(folder)
-            (folder / BASE_FINGERPRINT).write_text(loaded.fingerprint + "\n", encoding="utf-8")
-        loaded.tokenizer.save_pretrained(folder)
-
-    write_folder(job / (ADAPTER if lora else MODEL), fill)

@@ -11,18 +11,18 @@ import torch
 from sklearn.metrics import accuracy_score, f1_score
 from torch.nn.functional import cross_entropy
 
-from finetuneflow.artifacts import ADAPTER, BASE_FINGERPRINT, MODEL, JobFolder, read_examples, write_folder
+from finetuneflow.artifacts import JobFolder, read_examples
 from finetuneflow.errors import DatasetError, RecipeError
-from finetuneflow.modeling.device import describe, prepare
+from finetuneflow.modeling.device import prepare
 from finetuneflow.modeling.generate import classify
 from finetuneflow.modeling.load import LoadedModel, load_classifier
-from finetuneflow.modeling.lora import add_adapter, save_adapter
+from finetuneflow.modeling.lora import add_adapter
 from finetuneflow.schemas.example import Example
 from finetuneflow.schemas.recipe import Hyperparameters, Recipe
 from finetuneflow.schemas.run import TrainInputs, TrainResult
 from finetuneflow.training.batches import group_by_length, shuffled
-from finetuneflow.training.causal_lm import filled, tell_plan
 from finetuneflow.training.loop import Fit, Measured
+from finetuneflow.training.outcome import filled, tell_plan, train_result, write_weights
 
 
 def run(config: Recipe, inputs: TrainInputs, job: JobFolder) -> TrainResult:
@@ -48,35 +48,10 @@ def run(config: Recipe, inputs: TrainInputs, job: JobFolder) -> TrainResult:
     objective = LabelObjective(loaded, train, validation, config, hyper, compute)
     fit = Fit(loaded.model, objective, config, job)
     tell_plan(job, loaded, fit, len(train), len(validation))
-    progress = fit.run()
+    fit.run()
     write_weights(loaded, config, job.path)
-    return TrainResult(
-        adapter=ADAPTER if config.method == "lora" else None,
-        model=None if config.method == "lora" else MODEL,
-        base_model=config.base_model,
-        base_fingerprint=loaded.fingerprint,
-        method=config.method,
-        steps=progress.step,
-        epochs=fit.epochs(),
-        best_step=progress.best_step,
-        train_loss=fit.recent_loss(),
-        eval_loss=progress.best_loss,
-        perplexity=None,
-        metrics=progress.best_metrics,
-        trainable_parameters=sum(parameter.numel() for parameter in fit.optimizer.parameters.values()),
-        parameters=sum(parameter.numel() for parameter in loaded.model.parameters()),
-        tokens=progress.tokens,
-        supervised_tokens=progress.terms,
-        tokens_per_second=progress.tokens / max(progress.train_seconds, 1e-9),
-        seconds=time.perf_counter() - started,
-        precision="bf16" if compute == torch.bfloat16 else "fp32",
-        device=describe(loaded.device),
-        hyperparameters=hyper,
-        history=fit.loss_points(),
-        stopped_early=progress.stopped_early,
-        resumed_from=fit.resumed_from,
-        labels=labels,
-    )
+    result = train_result(loaded, config, hyper, fit, compute, time.perf_counter() - started)
+    return result.model_copy(update={"labels": labels})
 
 
 def labelled(path: str, labels: list[str]) -> list[Example]:
@@ -194,19 +169,3 @@ class LabelObjective:
         macro_f1 = float(f1_score(gold, predicted, average="macro", zero_division=0.0))
         metrics = {"macro_f1": macro_f1, "accuracy": float(accuracy_score(gold, predicted))}
         return Measured(loss=loss, score=-macro_f1, metrics=metrics)
-
-
-def write_weights(loaded: LoadedModel, recipe: Recipe, job: Path) -> None:
-    """Writes adapter or classifier with its tokenizer, whole or not at all."""
-    model: Any = loaded.model
-    lora = recipe.method == "lora"
-
-    def fill(folder: Path) -> None:
-        if lora:
-            save_adapter(model, folder, base_model=recipe.base_model, fingerprint=loaded.fingerprint)
-        else:
-            model.save_pretrained(folder)
-            (folder / BASE_FINGERPRINT).write_text(loaded.fingerprint + "\n", encoding="utf-8")
-        loaded.tokenizer.save_pretrained(folder)
-
-    write_folder(job / (ADAPTER if lora else MODEL), fill)

@@ -22,7 +22,7 @@ from finetuneflow.modeling.tokenize import IGNORED, encode
 from finetuneflow.schemas.example import Example, Message
 from finetuneflow.schemas.recipe import Recipe
 from finetuneflow.schemas.run import TrainInputs
-from finetuneflow.training import causal_lm
+from finetuneflow.training import causal_lm, outcome
 from finetuneflow.training.checkpoint import list_checkpoints, newest_valid
 
 
@@ -97,7 +97,7 @@ def test_packed_rows_and_padded_rows_have_the_same_loss(
         config = recipe(tiny_model, packing=packing, method="full", completion_only_loss=completion_only)
         loaded = load_causal_lm(str(tiny_model), precision="fp32")
         items = [encode(loaded.tokenizer, item, completion_only=completion_only) for item in conversations]
-        hyper = causal_lm.filled(config)
+        hyper = outcome.filled(config)
         objective = causal_lm.CausalObjective(loaded, items, [], config, hyper, 200)
         losses.append(objective.loss(list(range(len(items)))).item())
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
@@ -109,7 +109,7 @@ def test_the_loss_is_that_of_transformers(tiny_model: Path, conversations: list[
     ids, labels = torch.tensor([item.input_ids]), torch.tensor([item.labels])
     expected = loaded.model(input_ids=ids, labels=labels).loss.item()
     config = recipe(tiny_model, method="full")
-    objective = causal_lm.CausalObjective(loaded, [item], [], config, causal_lm.filled(config), 200)
+    objective = causal_lm.CausalObjective(loaded, [item], [], config, outcome.filled(config), 200)
     assert objective.loss([0]).item() / item.supervised == pytest.approx(expected, rel=1e-5)
 
 
@@ -129,7 +129,7 @@ from pathlib import Path
 from finetuneflow.artifacts import JobFolder
 from finetuneflow.schemas.recipe import Recipe
 from finetuneflow.schemas.run import TrainInputs
-from finetuneflow.training import causal_lm
+from finetuneflow.training import causal_lm, outcome
 folder = Path(sys.argv[1])
 job = JobFolder(folder, resume=sys.argv[4] == "resume")
 causal_lm.run(Recipe.model_validate_json(sys.argv[2]), TrainInputs.model_validate_json(sys.argv[3]), job)
@@ -275,4 +275,4 @@ def test_pickled_weights_and_remote_code_are_refused(tmp_path: Path) -> None:
 
 def test_a_recipe_with_blanks_is_refused_by_the_stage(tiny_model: Path) -> None:
     with pytest.raises(RecipeError, match="learning_rate"):
-        causal_lm.filled(recipe(tiny_model, learning_rate=None))
+        outcome.filled(recipe(tiny_model, learning_rate=None))
