@@ -39,6 +39,26 @@ METRICS = "metrics.json"
 CARD = "README.md"
 """Model card."""
 MANIFEST = "manifest.json"
+GGUF_FOLDER = "gguf"
+"""In an export: the files that a llama.cpp server needs."""
+GGUF_MODEL = "model.gguf"
+GGUF_ADAPTER = "adapter.gguf"
+MODELFILE = "Modelfile"
+PARITY = "parity.json"
+"""Beside a GGUF: what the check against the trained model found."""
+PARITY_TABLE = "parity.md"
+REJECTED = "rejected"
+"""In an export that failed its check: the files, kept apart."""
+LICENSE = "LICENSE"
+REGISTRY = "models.yaml"
+"""Which model serves which role; the same file may hold base models."""
+REGISTRY_HISTORY = "models.history.jsonl"
+JOB_FOLDERS = {
+    "train": "runs",
+    "evaluate": "evaluations",
+    "export": "exports",
+    "deploy": "deployments",
+}
 LEDGER = "ledger.jsonl"
 BASE_FINGERPRINT = "base_fingerprint.txt"
 """Beside an adapter: which base it belongs to."""
@@ -59,8 +79,8 @@ class Workspace:
         return self.datasets() / dataset_id
 
     def job(self, kind: str, job_id: str) -> Path:
-        """Folder of one job; `kind` is train, evaluate or export."""
-        return self.home / {"train": "runs", "evaluate": "evaluations", "export": "exports"}[kind] / job_id
+        """Folder of one job; `kind` is train, evaluate, export or deploy."""
+        return self.home / JOB_FOLDERS[kind] / job_id
 
     def sources(self) -> Path:
         """Uploaded files."""

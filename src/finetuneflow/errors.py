@@ -8,6 +8,7 @@ FineTuneFlowError            code, message, hint
 │   └── DatasetError         the rows were read, but no training can come of them
 ├── DependencyError          an optional package is missing; the hint is the install command
 ├── ModelError               a model folder or id cannot be loaded
+│   └── ParityError          the exported or deployed model does not answer like the trained one
 ├── TrainingError            training stopped and cannot go on
 ├── StorageError             disk full or not writable; nothing half-written is left
 └── JobCancelled             somebody asked the job to stop (not a failure)
@@ -97,6 +98,12 @@ class ModelError(FineTuneFlowError):
     """A model that cannot be found or loaded."""
 
     code = "model_unavailable"
+
+
+class ParityError(ModelError):
+    """The exported or deployed model does not answer like the trained one."""
+
+    code = "parity_failed"
 
 
 class TrainingError(FineTuneFlowError):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from finetuneflow.errors import JobCancelled, UsageError
 from finetuneflow.evaluation.items import AnswerLog, question_of
-from finetuneflow.evaluation.metrics import exact_match, rouge_l, token_f1
+from finetuneflow.metrics import exact_match, rouge_l, token_f1
 from finetuneflow.modeling.generate import Generated, classify, generate
 from finetuneflow.modeling.load import LoadedModel, load_causal_lm, load_classifier
 from finetuneflow.modeling.tokenize import encode_prompt

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,13 +13,12 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from finetuneflow.artifacts import BASE_FINGERPRINT
 from finetuneflow.errors import ModelError
 from finetuneflow.modeling.device import choose_device, choose_precision, torch_dtype
+from finetuneflow.modeling.fingerprint import check_adapter, fingerprint
 from finetuneflow.modeling.locate import check_folder, locate
 
-HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
-SAMPLED_BYTES = 1 << 20
+HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "LICENSE*", "README.md"]
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -59,20 +57,6 @@ def resolve(reference: str) -> Path:
             "check the name and the network, or download it elsewhere and give its folder; "
             "`embedded:tiny` needs no network",
         ) from error
-
-
-def fingerprint(folder: Path) -> str:
-    """Hash of config.json and of the weights: whole up to 64 MiB, else header, size and sampled blocks."""
-    digest = hashlib.sha256((folder / "config.json").read_bytes())
-    for path in sorted(folder.glob("*.safetensors")):
-        size = path.stat().st_size
-        digest.update(f"{path.name}:{size}".encode())
-        with path.open("rb") as file:
-            step = SAMPLED_BYTES if size <= 64 * SAMPLED_BYTES else size // 64
-            for offset in range(0, size, step):
-                file.seek(offset)
-                digest.update(file.read(SAMPLED_BYTES))
-    return digest.hexdigest()[:16]
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -124,20 +108,6 @@ def load_causal_lm(
         for parameter in model.parameters():
             parameter.data = parameter.data.to(dtype)
     return LoadedModel(model, tokenizer, device, dtype, mark, folder)
-
-
-def check_adapter(adapter: Path, base_fingerprint: str) -> None:
-    """Refuses an adapter that was trained on another base.
-
-    Raises:
-        ModelError: the fingerprint stored with the adapter is another one.
-    """
-    stored = adapter / BASE_FINGERPRINT
-    if stored.is_file() and stored.read_text(encoding="utf-8").strip() != base_fingerprint:
-        raise ModelError(
-            f"the adapter in `{adapter}` was trained on another base model",
-            "load it on the very base it was trained on: other weights give other answers",
-        )
 
 
 def load_classifier(

@@ -29,6 +29,8 @@ def add_adapter(loaded: LoadedModel, recipe: Recipe, task: Literal["CAUSAL_LM", 
         lora_dropout=recipe.lora_dropout or 0.0,
         target_modules=recipe.target_modules,
         use_rslora=recipe.use_rslora,
+        use_dora=recipe.use_dora,
+        modules_to_save=recipe.modules_to_save or None,
     )
     try:
         return get_peft_model(loaded.model, config, autocast_adapter_dtype=False)

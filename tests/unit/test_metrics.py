@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetuneflow.evaluation.metrics import (
+from finetuneflow.metrics import (
     exact_match,
     longest_common_subsequence,
     normalize,
