@@ -14,6 +14,7 @@ import yaml
 from finetuneflow.errors import ModelError
 from finetuneflow.modeling.load import LoadedModel, load_causal_lm, load_classifier
 from finetuneflow.modeling.locate import read_config
+from finetuneflow.modeling.lora import refuse_tied
 from finetuneflow.modeling.tokenize import encode_prompt, plain_template
 
 EXACT = 1e-3
@@ -81,26 +82,6 @@ def save_tokenizer(tokenizer: Any, folder: Path, *, chat: bool) -> None:
     if chat and not tokenizer.chat_template:
         tokenizer.chat_template = plain_template()
     tokenizer.save_pretrained(folder)
-
-
-def refuse_tied(model: Any) -> None:
-    """Refuses an adapter that changes one of two matrices that the model keeps equal.
-
-    Raises:
-        ModelError: embeddings are tied and the adapter changes them: merged, both uses would change.
-    """
-    if not getattr(model.config, "tie_word_embeddings", False):
-        return
-    base = model.get_base_model()
-    tied = {base.get_input_embeddings(), base.get_output_embeddings()}
-    wrapped = [
-        type(module).__name__ for module in tied if module is not None and len(list(module.children()))
-    ]
-    if wrapped:
-        raise ModelError(
-            "the adapter changes the embeddings, which this model shares with its output layer",
-            "leave `embed_tokens` and `lm_head` out of `target_modules`, or export the adapter alone",
-        )
 
 
 def check_prompts(loaded: LoadedModel, *, rendered: bool) -> list[torch.Tensor]:

@@ -57,10 +57,18 @@ def report_context(inputs: ExportInputs, language: Language) -> dict[str, Any]:
         "won": won,
         "lost": lost,
         "versions": versions(),
+        "base_name": base_name(train.base_model),
         "hub_base": train.base_model if is_hub_id(train.base_model) else None,
         "loss_curve": None,
         "merge_max_difference": None,
+        "gguf": None,
+        "license_id": None,
     }
+
+
+def base_name(reference: str) -> str:
+    """The base model as others may call it: a folder of this machine by its last name."""
+    return reference if is_hub_id(reference) or ":" in reference else Path(reference).name
 
 
 def versions() -> dict[str, str]:

@@ -5,12 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from finetuneflow.errors import InputError
 from finetuneflow.modeling.load import LoadedModel
 from finetuneflow.modeling.tokenize import encode_prompt, end_token_ids
+
+GREEDY: dict[str, Any] = {
+    "do_sample": False,
+    "temperature": None,
+    "top_p": None,
+    "top_k": None,
+    "repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+}
+"""The most likely token each time, whatever a `generation_config.json` asks for: servers do not read it."""
 
 
 @dataclass(frozen=True)
@@ -85,10 +96,7 @@ def _answer(loaded: LoadedModel, prompts: list[list[int]], max_new_tokens: int) 
         input_ids=input_ids,
         attention_mask=mask,
         max_new_tokens=max_new_tokens,
-        do_sample=False,
-        temperature=None,
-        top_p=None,
-        top_k=None,
+        **GREEDY,
         eos_token_id=ends,
         pad_token_id=pad,
     )[:, longest:].tolist()

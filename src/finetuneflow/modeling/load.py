@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from finetuneflow.errors import ModelError
 from finetuneflow.modeling.device import choose_device, choose_precision, torch_dtype
 from finetuneflow.modeling.fingerprint import check_adapter, fingerprint
-from finetuneflow.modeling.locate import check_folder, locate
+from finetuneflow.modeling.locate import check_folder, locate, read_config
 
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "LICENSE*", "README.md"]
 
@@ -68,9 +68,11 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def _load(auto: Any, folder: Path, dtype: torch.dtype, **kwargs: Any) -> Any:
+    # Capped attention scores (Gemma 2) are in no fused kernel.
+    attention = "eager" if read_config(folder).get("attn_logit_softcapping") else "sdpa"
     try:
         return auto.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, attn_implementation="sdpa", **kwargs
+            folder, dtype=dtype, use_safetensors=True, attn_implementation=attention, **kwargs
         )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         reason = str(error).splitlines()[0][:200]

@@ -20,7 +20,7 @@ def add_adapter(loaded: LoadedModel, recipe: Recipe, task: Literal["CAUSAL_LM", 
     """Puts a fresh, seeded LoRA adapter on a model; only the adapter (and a classifier's head) will learn.
 
     Raises:
-        ModelError: a target module that the model does not have.
+        ModelError: a target module that the model does not have, or one of two matrices that it keeps equal.
     """
     config = LoraConfig(
         task_type=TaskType[task],
@@ -33,12 +33,34 @@ def add_adapter(loaded: LoadedModel, recipe: Recipe, task: Literal["CAUSAL_LM", 
         modules_to_save=recipe.modules_to_save or None,
     )
     try:
-        return get_peft_model(loaded.model, config, autocast_adapter_dtype=False)
+        model = get_peft_model(loaded.model, config, autocast_adapter_dtype=False)
     except ValueError as error:
         raise ModelError(
             f"the adapter does not fit the model: {str(error).splitlines()[0][:200]}",
             "set `target_modules: all-linear`, or name linear layers that the model has",
         ) from error
+    refuse_tied(model)
+    return model
+
+
+def refuse_tied(model: Any) -> None:
+    """Refuses an adapter that changes one of two matrices that the model keeps equal.
+
+    Raises:
+        ModelError: embeddings are tied and the adapter changes them: merged, both uses would change.
+    """
+    if not getattr(model.config, "tie_word_embeddings", False):
+        return
+    base = model.get_base_model()
+    tied = {base.get_input_embeddings(), base.get_output_embeddings()}
+    wrapped = [
+        type(module).__name__ for module in tied if module is not None and len(list(module.children()))
+    ]
+    if wrapped:
+        raise ModelError(
+            "the adapter changes the embeddings, which this model shares with its output layer",
+            "leave `embed_tokens` and `lm_head` out of `target_modules` and `modules_to_save`",
+        )
 
 
 def save_adapter(model: Any, folder: Path, *, base_model: str, fingerprint: str) -> None:

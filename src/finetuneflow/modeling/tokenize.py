@@ -96,9 +96,15 @@ def encode(tokenizer: Any, example: Example, *, completion_only: bool = True) ->
     return Encoded(input_ids, labels if completion_only else list(input_ids))
 
 
+def special_ids(tokenizer: Any) -> set[int]:
+    """Ids of special tokens: those with a role, and those that chat templates write (`<end_of_turn>`)."""
+    added = tokenizer.added_tokens_decoder.items()
+    return {*tokenizer.all_special_ids, *(token_id for token_id, token in added if token.special)}
+
+
 def _through_end_token(tokenizer: Any, answer: list[int]) -> int:
     """Length of the answer up to and with its end token: what the template adds after it is not learnt."""
-    special = set(tokenizer.all_special_ids)
+    special = special_ids(tokenizer)
     last = max(
         (position for position, token in enumerate(answer) if token in special), default=len(answer) - 1
     )
@@ -111,7 +117,7 @@ def end_token_ids(tokenizer: Any) -> list[int]:
         tokenizer, [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], prompt=False
     )
     tail = token_ids(tokenizer, rendered[rendered.rfind("b") + 1 :])
-    special = set(tokenizer.all_special_ids)
+    special = special_ids(tokenizer)
     ends = {token for token in tail[:1] if token in special}
     if tokenizer.eos_token_id is not None:
         ends.add(tokenizer.eos_token_id)

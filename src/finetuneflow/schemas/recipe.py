@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import AliasChoices, Field
 
 from finetuneflow.schemas.base import Schema
+from finetuneflow.schemas.export import ExportKind, Quantization
 
 Task = Literal["causal_lm", "sequence_classification"]
 Method = Literal["lora", "full", "head"]
@@ -44,6 +45,11 @@ class Recipe(Schema):
     lora_dropout: float | None = Field(None, ge=0, lt=1)
     target_modules: list[str] | Literal["all-linear"] = "all-linear"
     use_rslora: bool = False
+    """Scale by alpha over the square root of the rank: large ranks keep learning."""
+    use_dora: bool = False
+    """Learn size and direction of the weights apart; some servers load no such adapter."""
+    modules_to_save: list[str] = Field(default_factory=list)
+    """Modules learnt whole beside the adapter, such as `lm_head`; some servers load no such adapter."""
     warmup_ratio: float = Field(0.05, ge=0, le=1)
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
@@ -64,7 +70,11 @@ class Recipe(Schema):
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """auto: bf16 where the hardware multiplies it fast (CUDA, CPU with AMX), else fp32."""
     seed: int = 0
-    export: list[Literal["adapter", "merged", "zip"]] = Field(default=["adapter"])
+    export: list[ExportKind] | None = None
+    """What `finetuneflow export` writes; null: all that this model can become. What is named here and cannot
+    be written is refused before training."""
+    quantization: Quantization = "f16"
+    """Number format of the weights in the exported GGUF file."""
 
 
 class Hyperparameters(Schema):

@@ -41,6 +41,8 @@ class TrainResult(Schema):
     model: str | None = None
     """Folder of the whole model (method full or head), relative to the job folder."""
     base_model: str
+    base_folder: str = ""
+    """Where the base's files were when it was trained."""
     base_fingerprint: str
     """Hash of the base's config and weights: an adapter fits no other base."""
     method: str

@@ -41,6 +41,9 @@ def run(config: Recipe, inputs: TrainInputs, job: JobFolder) -> TrainResult:
     hyper = filled(config).model_copy(update={"reason": inputs.hyperparameters_reason})
     prepare(config.seed)
     loaded = load_causal_lm(config.base_model, precision=config.precision)
+    if config.packing and getattr(loaded.model.config, "attn_logit_softcapping", None):
+        config = config.model_copy(update={"packing": False})
+        job.emit(LogEvent(message="rows are padded, not packed: this model caps its attention scores"))
     limit = min(
         hyper.max_seq_length, getattr(loaded.model.config, "max_position_embeddings", hyper.max_seq_length)
     )
@@ -58,7 +61,7 @@ def run(config: Recipe, inputs: TrainInputs, job: JobFolder) -> TrainResult:
     fit = Fit(loaded.model, objective, config, job)
     tell_plan(job, loaded, fit, len(train), len(validation))
     fit.run()
-    if config.method == "full":
+    if config.method == "full" and config.packing:
         loaded.model.set_attn_implementation("sdpa")
     write_weights(loaded, config, job.path)
     result = train_result(loaded, config, hyper, fit, loaded.dtype, time.perf_counter() - started)

@@ -83,6 +83,7 @@ def train_result(
         adapter=ADAPTER if lora else None,
         model=None if lora else MODEL,
         base_model=recipe.base_model,
+        base_folder=str(loaded.folder),
         base_fingerprint=loaded.fingerprint,
         method=recipe.method,
         steps=progress.step,

@@ -7,16 +7,18 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from finetuneflow.artifacts import JobFolder, sha256_file
-from finetuneflow.errors import ModelError, NotFoundError, UsageError
+from finetuneflow.errors import ModelError, NotFoundError, ParityError, UsageError
 from finetuneflow.export import merge as merging
+from finetuneflow.export import served
+from finetuneflow.export.gguf.file import write_gguf
 from finetuneflow.export.run import run
 from finetuneflow.modeling.generate import generate
 from finetuneflow.modeling.load import load_causal_lm
+from finetuneflow.modeling.lora import add_adapter, save_adapter
 from finetuneflow.schemas.export import ExportConfig, ExportInputs, ExportKind
 
 pytestmark = pytest.mark.integration
@@ -127,13 +129,35 @@ def test_a_merge_that_goes_wrong_is_refused_and_leaves_nothing(
     assert not [path for path in tmp_path.iterdir() if path.name != "events.jsonl"]
 
 
-def test_an_adapter_on_tied_embeddings_is_refused(trained: Any, tmp_path: Path) -> None:
-
+@pytest.mark.parametrize("keys", [{"target_modules": ["lm_head"]}, {"modules_to_save": ["embed_tokens"]}])
+def test_an_adapter_on_tied_embeddings_is_refused_before_training(trained: Any, keys: dict[str, Any]) -> None:
     loaded = load_causal_lm(str(trained.base), precision="fp32")
-    with pytest.warns(UserWarning, match="tie"):
-        model = get_peft_model(loaded.model, LoraConfig(target_modules=["lm_head"], r=2))
-    with pytest.raises(ModelError, match="shares with its output layer"):
-        merging.refuse_tied(model)
+    recipe = trained.recipe.model_copy(update=keys)
+    with (
+        pytest.warns(UserWarning, match="tie"),
+        pytest.raises(ModelError, match="shares with its output layer"),
+    ):
+        add_adapter(loaded, recipe, "CAUSAL_LM")
+
+
+@pytest.mark.parametrize("keys", [{"use_dora": True}, {"use_rslora": True, "lora_alpha": 8}])
+def test_every_kind_of_adapter_melts_into_its_base(
+    trained: Any, tmp_path: Path, keys: dict[str, Any]
+) -> None:
+    loaded = load_causal_lm(str(trained.base), precision="fp32")
+    recipe = trained.recipe.model_copy(update=keys)
+    model = add_adapter(loaded, recipe, "CAUSAL_LM")
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data += torch.randn(parameter.shape, generator=generator) / 20
+    adapter, folder = tmp_path / "adapter", tmp_path / "merged"
+    adapter.mkdir()
+    folder.mkdir()
+    save_adapter(model, adapter, base_model=str(trained.base), fingerprint=loaded.fingerprint)
+    merged = merging.merge(str(trained.base), adapter, folder)
+    assert merged.top1_agreement > 0.9
+    assert json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))[next(iter(keys))] is True
 
 
 def test_a_flipped_weight_shows_in_the_difference(trained: Any, tmp_path: Path) -> None:
@@ -150,3 +174,41 @@ def test_a_flipped_weight_shows_in_the_difference(trained: Any, tmp_path: Path) 
         expected, merging.logits(load_causal_lm(str(folder), precision="fp32").model, prompts)
     )
     assert wrong > 5 * merged.max_difference
+
+
+def gguf_inputs(trained: Any, folder: Path) -> ExportInputs:
+    """With a test split: what the file is asked."""
+    return inputs(trained, test=str(trained.folder / "train.jsonl"), run_folder=str(folder))
+
+
+def test_a_gguf_file_leaves_only_after_it_has_answered_like_the_run(trained: Any, tmp_path: Path) -> None:
+    config = ExportConfig(kinds=["gguf", "gguf-adapter", "zip"], parity_answers=7, max_new_tokens=12)
+    result = run(config, gguf_inputs(trained, trained.folder), JobFolder(tmp_path))
+    assert result.gguf is not None
+    assert result.gguf.sha256 == sha256_file(tmp_path / result.gguf.path)
+    parity = result.gguf.parity
+    assert (parity.passed, parity.answers, parity.trained_score, parity.served_score) == (True, 7, 1.0, 1.0)
+    assert parity.prompts >= 20
+    packed = {file.path for file in result.files}
+    assert {
+        "gguf/model.gguf", "gguf/adapter.gguf", "gguf/Modelfile", "gguf/parity.json", "gguf/parity.md",
+        "gguf/README.md", "report.md",
+    } <= packed  # fmt: skip
+    assert result.gguf.sha256 in (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
+def test_a_gguf_file_that_answers_otherwise_is_kept_apart_and_fails_the_export(
+    trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forgetful(*args: Any, adapter: Path | None, **kwargs: Any) -> Any:
+        """The base alone, as when a converter loses the adapter."""
+        return write_gguf(*args, adapter=None, **kwargs)
+
+    monkeypatch.setattr(served, "write_gguf", forgetful)
+    config = ExportConfig(kinds=["gguf", "zip"], parity_answers=7, max_new_tokens=12)
+    with pytest.raises(ParityError, match="does not answer like the trained model"):
+        run(config, gguf_inputs(trained, trained.folder), JobFolder(tmp_path))
+    assert {path.name for path in tmp_path.iterdir()} == {"rejected", "events.jsonl"}
+    assert {path.name for path in (tmp_path / "rejected").iterdir()} == {
+        "model.gguf", "parity.json", "parity.md",
+    }  # fmt: skip

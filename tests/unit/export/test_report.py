@@ -1,10 +1,12 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from finetuneflow.export.report import cell, render_card, render_report, report_context
-from finetuneflow.schemas.export import ExportInputs
+from finetuneflow.schemas.export import ExportInputs, GgufResult, ParityResult, ParityThresholds
 
 
 def share(value: float) -> dict[str, float]:
@@ -222,17 +224,69 @@ def test_a_classifier_has_figures_by_label(tmp_path: Path) -> None:
     assert "undefined: one label only" in text
 
 
-@pytest.mark.parametrize("kind", ["adapter", "merged"])
+LIBRARIES = {"adapter": "peft", "merged": "transformers", "gguf": "gguf"}
+RELATIONS = {"adapter": "adapter", "merged": "finetune", "gguf": "quantized"}
+
+
+@pytest.mark.parametrize("kind", list(LIBRARIES))
 @pytest.mark.parametrize("language", ["en", "fr"])
 def test_the_card_says_what_the_model_is_and_names_a_base_only_when_the_hub_has_it(
     tmp_path: Path, kind: str, language: str
 ) -> None:
-    context = report_context(inputs(tmp_path), language) | {"kind": kind}  # type: ignore[arg-type]
-    card = render_card(context, language)  # type: ignore[arg-type]
-    assert card.startswith(
-        f"---\nlibrary_name: {'peft' if kind == 'adapter' else 'transformers'}\ntags: [lora,"
+    def head(**changes: Any) -> dict[str, Any]:
+        context = report_context(inputs(tmp_path, **changes), language)  # type: ignore[arg-type]
+        card = render_card(context | {"kind": kind, "license_id": "mit"}, language)  # type: ignore[arg-type]
+        assert ("ollama create" in card) == (kind == "gguf")
+        found: dict[str, Any] = yaml.safe_load(card.split("---\n")[1])
+        return found
+
+    local = {
+        "library_name": LIBRARIES[kind],
+        "pipeline_tag": "text-generation",
+        "license": "mit",
+        "tags": ["lora", "finetuneflow"],
+    }
+    assert head() == local
+    hub = head(train_result=TRAIN | {"base_model": "owner/name"})
+    assert hub == local | {"base_model": "owner/name", "base_model_relation": RELATIONS[kind]}
+
+
+@pytest.mark.parametrize("language", ["en", "fr"])
+def test_the_report_says_whether_the_served_file_answers_like_the_trained_model(
+    tmp_path: Path, language: str
+) -> None:
+    parity = ParityResult(
+        passed=True,
+        quantization="q8_0",
+        prompts=40,
+        top1_agreement=0.975,
+        median_max_logprob_difference=0.0123,
+        max_logprob_difference=0.3,
+        vocabulary=8192,
+        rendered_equal=40,
+        ids_equal=40,
+        continuations=40,
+        continuations_equal=39,
+        answers=30,
+        trained_score=0.9,
+        served_score=0.9,
+        thresholds=ParityThresholds(median_max_logprob_difference=0.5, top1_agreement=0.95),
+        runtime="llama.cpp",
+        seconds=3.0,
     )
-    assert "base_model:" not in card
-    hub = inputs(tmp_path, train_result=TRAIN | {"base_model": "owner/name"})
-    context = report_context(hub, language) | {"kind": kind}  # type: ignore[arg-type]
-    assert 'base_model: "owner/name"' in render_card(context, language)  # type: ignore[arg-type]
+    gguf = GgufResult(
+        path="gguf/model.gguf",
+        sha256="ab" * 32,
+        size_bytes=12_300_000,
+        quantization="q8_0",
+        architecture="llama",
+        modelfile="gguf/Modelfile",
+        parity=parity,
+    )
+    context = report_context(inputs(tmp_path), language) | {"gguf": gguf}  # type: ignore[arg-type]
+    text = render_report(context, language)  # type: ignore[arg-type]
+    comma = language == "fr"
+    for figure in ("12.3 M", "97.5", "0.012", "90.0"):
+        assert (figure.replace(".", ",") if comma else figure) in text
+    assert "39 of 40" in text or "39 sur 40" in text
+    assert "ab" * 32 in text

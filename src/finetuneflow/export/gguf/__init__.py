@@ -1,0 +1,1 @@
+"""Writing GGUF: what the file says, its bytes, and the weights that go in."""

@@ -1,0 +1,1 @@
+"""Does the served file answer like the trained model?"""
