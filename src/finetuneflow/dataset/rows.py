@@ -21,7 +21,7 @@ COLUMNS: dict[DatasetFormat, tuple[tuple[str, ...], ...]] = {
 In the order in which formats are tried."""
 
 OPTIONAL: dict[DatasetFormat, tuple[str, ...]] = {
-    "openai": (),
+    "openai": ("metadata",),
     "sharegpt": ("system",),
     "alpaca": ("input", "context", "system", "history"),
     "prompt_completion": ("system",),

@@ -307,7 +307,7 @@ def assert_clean(example: Example) -> None:
 
 
 UNELIDED = re.compile(r"\b(?:de|le|que|la) (?=[aeioéAEIOÉ])")
-# "0" alone says that there is no name, and a name that is the word "de" would read as one that lacks its elision.
+# "0" alone says that there is no name, and a name that is the word "de" reads as a missing elision.
 NAMES = st.text(alphabet="abdeiorstxABEÉIORST089-", min_size=1, max_size=9).filter(
     lambda text: text[0].isalnum() and text != "0" and "de" not in text.casefold().split("-")
 )
