@@ -47,7 +47,7 @@ VIOLATIONS = {
     "Only the store speaks SQL": [
         ("services/planted.py", "import sqlalchemy", "finetuneflow.services.planted -> sqlalchemy"),
     ],
-    "Only the API imports fastapi": [
+    "Only the API and the servers of deployed models speak HTTP to others": [
         ("services/web.py", "import fastapi", "finetuneflow.services.web -> fastapi"),
     ],
     "Only the CLI imports typer and rich": [

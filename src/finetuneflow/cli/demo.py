@@ -10,7 +10,7 @@ from finetuneflow.cli.group import Json, examples, new_app
 from finetuneflow.cli.json_output import print_json
 from finetuneflow.cli.output import say
 from finetuneflow.cli.progress import show_events
-from finetuneflow.cli.scores import print_evaluation
+from finetuneflow.cli.scores import print_evaluation, print_parity
 from finetuneflow.cli.tables import duration
 from finetuneflow.services import pipeline
 from finetuneflow.services.context import using_context
@@ -51,6 +51,9 @@ def demo(
         return
     say()
     print_evaluation(result.evaluation)
+    if result.parity is not None:
+        say()
+        print_parity(result.parity)
     say()
     say(f"Done in {duration(result.seconds)}. What was made:")
     for name, path in result.artifacts.items():

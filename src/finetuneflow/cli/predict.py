@@ -10,7 +10,6 @@ import typer
 from finetuneflow.cli.group import Json, examples, new_app
 from finetuneflow.cli.json_output import print_json
 from finetuneflow.cli.output import print_line, visible
-from finetuneflow.cli.runs import RunId
 from finetuneflow.errors import UsageError
 from finetuneflow.services import predictions
 from finetuneflow.services.context import using_context
@@ -24,10 +23,16 @@ STANDARD_INPUT = "-"
         'finetuneflow predict RUN "What is the status of Atlas?"',
         'finetuneflow predict RUN "First question" "Second question" --json',
         "finetuneflow predict RUN - < questions.txt",
+        "finetuneflow predict my-model/gguf/model.gguf 'A question'",
     )
 )
 def predict(
-    run_id: RunId,
+    model_id: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="Id of a run or of an export, or a .gguf file.", show_default=False
+        ),
+    ],
     texts: Annotated[
         list[str],
         typer.Argument(
@@ -40,14 +45,14 @@ def predict(
     ] = 96,
     as_json: Json = False,
 ) -> None:
-    """Answer questions, or label texts, with the model of a run; one answer a line."""
+    """Answer questions, or label texts, with a run's model or an exported GGUF file; one answer a line."""
     questions = [line.strip() for line in sys.stdin if line.strip()] if texts == [STANDARD_INPUT] else texts
     if not questions:
         raise UsageError("there is nothing to answer", "give a question, or lines on stdin with `-`")
     answers = []
     with (
         using_context() as context,
-        predictions.open_model(context, run_id, base=base, max_new_tokens=max_new_tokens) as model,
+        predictions.open_model(context, model_id, base=base, max_new_tokens=max_new_tokens) as model,
     ):
         for question in questions:
             answer = model.answer([{"role": "user", "content": question}])
@@ -55,4 +60,4 @@ def predict(
             if not as_json:
                 print_line(visible(answer.text))
     if as_json:
-        print_json({"run": run_id, "answers": answers})
+        print_json({"run": model_id, "answers": answers})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from finetuneflow.cli.output import print_line, visible
 from finetuneflow.cli.tables import percent, print_table
 from finetuneflow.schemas.evaluation import EvaluationResult, Interval, Scores, Verdict
+from finetuneflow.schemas.export import ParityResult
 
 ARM_NAMES = {"base": "base", "rag": "base + retrieval", "tuned": "tuned"}
 ERRORS_SHOWN = 5
@@ -28,6 +29,24 @@ def print_verdict(verdict: Verdict) -> None:
     print_line(f"Verdict: {verdict.outcome}")
     for reason in verdict.reasons:
         print_line(f"  - {reason}")
+
+
+def print_parity(parity: ParityResult) -> None:
+    """Prints whether the GGUF file answers like the trained model."""
+    print_line(
+        f"Served = trained: {'yes' if parity.passed else 'NO'} ({parity.quantization}, {parity.runtime})"
+    )
+    print_line(
+        f"  - same most likely next token: {percent(parity.top1_agreement)} of {parity.prompts} prompts; "
+        f"largest log-probability difference: median {parity.median_max_logprob_difference:.2g}, "
+        f"maximum {parity.max_logprob_difference:.2g} over {parity.vocabulary:,} tokens"
+    )
+    print_line(f"  - same continuation: {parity.continuations_equal} of {parity.continuations}")
+    if parity.trained_score is not None and parity.served_score is not None:
+        print_line(
+            f"  - {parity.metric.replace('_', ' ')} on {parity.answers} test questions: "
+            f"{percent(parity.served_score)} served, {percent(parity.trained_score)} trained"
+        )
 
 
 def with_interval(interval: Interval) -> str:

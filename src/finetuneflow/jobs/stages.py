@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from finetuneflow.errors import DependencyError, UsageError
 from finetuneflow.schemas.base import Schema
+from finetuneflow.schemas.deployment import OllamaConfig, OllamaInputs
 from finetuneflow.schemas.evaluation import EvaluateInputs, EvaluationConfig
 from finetuneflow.schemas.export import ExportConfig, ExportInputs
 from finetuneflow.schemas.job import JobSpec
@@ -35,6 +36,7 @@ STAGES: Stages = {
     ),
     "evaluate": Stage("finetuneflow.evaluation.run:run", EvaluationConfig, EvaluateInputs, "train"),
     "export": Stage("finetuneflow.export.run:run", ExportConfig, ExportInputs, "export"),
+    "deploy/ollama": Stage("finetuneflow.deploy.ollama:run", OllamaConfig, OllamaInputs, "export"),
 }
 
 

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from finetuneflow.schemas.base import Schema
 
-JobKind = Literal["train", "evaluate", "export"]
+JobKind = Literal["train", "evaluate", "export", "deploy"]
 JobStatus = Literal["queued", "running", "success", "failed", "retrying", "cancelled"]
 
 

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from finetuneflow.schemas.base import Schema
 from finetuneflow.schemas.evaluation import ArmResult, EvaluationResult, Scores
+from finetuneflow.schemas.export import ParityResult
 
 
 class WordingScores(Schema):
@@ -41,6 +42,8 @@ class PipelineResult(Schema):
     run_id: str
     evaluation_id: str
     export_id: str
+    parity: ParityResult | None = None
+    """Does the GGUF file answer like the tuned model? Null when none was written."""
     artifacts: dict[str, str]
     """What was made → where it is."""
     next_commands: list[str] = Field(default_factory=list)

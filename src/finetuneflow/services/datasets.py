@@ -408,3 +408,19 @@ def list_datasets(context: Context, *, limit: int = 100) -> list[DatasetVersion]
 
 def _placed(context: Context, version: DatasetVersion) -> DatasetVersion:
     return version.model_copy(update={"path": str(context.workspace.dataset(version.id))})
+
+
+def system_prompt(context: Context, dataset_id: str) -> str | None:
+    """The system prompt that every training example of a version has; None when they differ or have none.
+
+    Raises NotFoundError.
+    """
+    common: str | None = None
+    path = split_file(Path(get_dataset(context, dataset_id).path), "train")
+    for number, example in enumerate(read_examples(path)):
+        turns = example.messages
+        system = turns[0].content if turns and turns[0].role == "system" else None
+        if system is None or (number and system != common):
+            return None
+        common = system
+    return common

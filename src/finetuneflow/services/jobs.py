@@ -237,11 +237,13 @@ def _get(context: Context, job_id: str) -> Job:
     return as_job(context, row)
 
 
-def list_jobs(context: Context, *, status: JobStatus | None = None, limit: int = 100) -> list[Job]:
+def list_jobs(
+    context: Context, *, status: JobStatus | None = None, kind: JobKind | None = None, limit: int = 100
+) -> list[Job]:
     """Jobs, newest first."""
     settle(context)
     with context.store.read() as session:
-        rows = queue.list_jobs(session, statuses=(status,) if status else (), limit=limit)
+        rows = queue.list_jobs(session, statuses=(status,) if status else (), kind=kind, limit=limit)
     return [as_job(context, row) for row in rows]
 
 

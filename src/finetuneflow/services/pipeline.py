@@ -15,6 +15,7 @@ from finetuneflow.schemas.dataset import DatasetVersion, QuestionType
 from finetuneflow.schemas.evaluation import EvaluationConfig, EvaluationResult
 from finetuneflow.schemas.event import NumberedEvent
 from finetuneflow.schemas.example import Example
+from finetuneflow.schemas.export import ExportConfig
 from finetuneflow.schemas.pipeline import PipelineResult, summarize
 from finetuneflow.services import datasets, evaluations, exports, jobs, recipes, runs
 from finetuneflow.services.context import Context
@@ -38,9 +39,9 @@ class Plan:
     """From all the documents together."""
     question_types: Sequence[QuestionType]
     evaluation: EvaluationConfig
+    export: ExportConfig
     add_negatives: bool = False
     seed: int = 0
-    language: Literal["en", "fr"] = "en"
 
 
 @dataclass
@@ -86,8 +87,8 @@ def run(context: Context, plan: Plan, *, tell: Tell, show: Show) -> PipelineResu
     evaluation = evaluations.result(context, job.id)
     clock.stop("evaluate")
 
-    tell("5/5  Export: adapter, merged model, report, zip")
-    export = exports.start(context, training.id, language=plan.language)
+    tell("5/5  Export: adapter, merged model, GGUF with its check, report, zip")
+    export = exports.start(context, training.id, config=plan.export)
     finish(context, export.id, show)
     clock.stop("export")
     return summary(context, version, training.id, job.id, export.id, evaluation, clock)
@@ -148,6 +149,7 @@ def summary(
     made = {
         "adapter": exported.adapter,
         "merged model": exported.merged,
+        "GGUF": exported.gguf.path if exported.gguf else None,
         "report": exported.report,
         "zip": exported.zip,
     }
@@ -163,6 +165,7 @@ def summary(
         run_id=run_id,
         evaluation_id=evaluation_id,
         export_id=export_id,
+        parity=exported.gguf.parity if exported.gguf else None,
         artifacts={
             "dataset": version.path,
             "run": str(context.workspace.job("train", run_id)),
@@ -188,8 +191,8 @@ def demo_plan(*, seed: int = 0, language: Literal["en", "fr"] = "en", quick: boo
         question_types=settings["question_types"],
         add_negatives=settings["add_negatives"],
         evaluation=EvaluationConfig(seed=seed, language=language, **settings["evaluation"]),
+        export=ExportConfig(seed=seed, language=language, **settings["export"]),
         seed=seed,
-        language=language,
     )
 
 
@@ -209,6 +212,7 @@ def demo(
         update={
             "next_commands": [
                 f'finetuneflow predict {result.run_id} "Quel est le statut de GESTOR ?"',
+                f"finetuneflow chat {result.export_id}",
                 f"finetuneflow runs show {result.run_id}",
                 "finetuneflow dataset from-records YOUR_FILE.csv --num-questions 1000 --out dataset.jsonl",
             ]

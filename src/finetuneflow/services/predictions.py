@@ -1,4 +1,4 @@
-"""Answers of a run's model, from a process of its own: nothing heavy is loaded here."""
+"""Answers of a run's model or of an exported file, from a process of its own; nothing heavy loads here."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from finetuneflow.errors import DependencyError, FineTuneFlowError, ModelError, UsageError
+from finetuneflow.modeling.llama_cpp import Llama, open_llama
 from finetuneflow.schemas.base import Schema
-from finetuneflow.services import runs
+from finetuneflow.services import exports, runs
 from finetuneflow.services.context import Context
 
 MODULE = "finetuneflow.modeling.answering"
@@ -29,18 +30,37 @@ class Answer(Schema):
     """Probability of the label, for classifiers."""
 
 
-class OpenModel:
+class OpenModel(Protocol):
     """A model that waits for questions."""
+
+    def answer(self, messages: list[dict[str, str]]) -> Answer:
+        """The answer to a conversation (role and content of each turn, the last one from the user)."""
+
+
+class _Served:
+    """An exported file, answered for by llama.cpp."""
+
+    def __init__(self, llama: Llama, max_new_tokens: int) -> None:
+        self._llama = llama
+        self._max_new_tokens = max_new_tokens
+
+    def answer(self, messages: list[dict[str, str]]) -> Answer:
+        made = self._llama.chat(messages, max_new_tokens=self._max_new_tokens)
+        return Answer(text=made.text.strip(), seconds=made.seconds)
+
+
+class _Trained:
+    """Weights as they were trained, answered for by torch."""
 
     def __init__(self, process: subprocess.Popen[str], log: IO[str]) -> None:
         self._process = process
         self._log = log
 
     def answer(self, messages: list[dict[str, str]]) -> Answer:
-        """The answer to a conversation (role and content of each turn, the last one from the user)."""
-        return Answer.model_validate(self._ask({"messages": messages}))
+        return Answer.model_validate(self.ask({"messages": messages}))
 
-    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+    def ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        """One line to the process, one line back; its error is raised here."""
         if self._process.stdin is None or self._process.stdout is None:
             raise ModelError("the model's process has no pipes")
         try:
@@ -62,12 +82,27 @@ class OpenModel:
 
 @contextmanager
 def open_model(
-    context: Context, run_id: str, *, base: bool = False, max_new_tokens: int = 96
+    context: Context, reference: str, *, base: bool = False, max_new_tokens: int = 96
 ) -> Iterator[OpenModel]:
-    """The model of a finished run, loaded in a process of its own; with `base`, the model it was made from.
+    """A model loaded in a process of its own: of a run, or an exported GGUF file by llama.cpp.
 
-    Raises NotFoundError, UsageError when the run has not ended well, DependencyError, ModelError.
+    `reference` is the id of a run or of an export, or the path of a `.gguf` file; with `base`, the model that
+    the run was made from.
+    Raises NotFoundError, UsageError when the run or export has not ended well, DependencyError, ModelError.
     """
+    gguf = exports.gguf_file(context, reference)
+    if gguf is None:
+        with _open_run(context, reference, base=base, max_new_tokens=max_new_tokens) as trained:
+            yield trained
+        return
+    if base:
+        raise UsageError("an exported file has no base model beside it", "give the id of the run with --base")
+    with open_llama(gguf) as llama:
+        yield _Served(llama, max_new_tokens)
+
+
+@contextmanager
+def _open_run(context: Context, run_id: str, *, base: bool, max_new_tokens: int) -> Iterator[_Trained]:
     request = _request(context, run_id, base=base, max_new_tokens=max_new_tokens)
     if importlib.util.find_spec("torch") is None:
         raise DependencyError("torch", "train", "to load a model")
@@ -81,8 +116,8 @@ def open_model(
             encoding="utf-8",
         )
         try:
-            model = OpenModel(process, log)
-            model._ask(request)
+            model = _Trained(process, log)
+            model.ask(request)
             yield model
         finally:
             process.terminate()

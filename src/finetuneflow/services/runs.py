@@ -14,10 +14,11 @@ from finetuneflow.errors import DatasetError, InputError, NotFoundError, UsageEr
 from finetuneflow.modeling.locate import locate
 from finetuneflow.schemas.dataset import DatasetVersion
 from finetuneflow.schemas.event import LogEvent
+from finetuneflow.schemas.export import Preflight
 from finetuneflow.schemas.job import Job, JobSpec, JobStatus
 from finetuneflow.schemas.recipe import Recipe
 from finetuneflow.schemas.run import Run, TrainInputs, TrainResult
-from finetuneflow.services import datasets, jobs, recipes
+from finetuneflow.services import datasets, export_plan, jobs, recipes
 from finetuneflow.services.context import Context
 from finetuneflow.store import datasets as dataset_store
 from finetuneflow.store import queue
@@ -43,6 +44,7 @@ def start(
     """
     base_model = _base_model(context, recipe.base_model, recipe_folder)
     locate(base_model)
+    exports = export_plan.plan(context, recipe.model_copy(update={"base_model": base_model}))
     version = _dataset(context, recipe, recipe_folder, project_id)
     hyperparameters = recipes.fill_hyperparameters(recipe, version.counts.train)
     filled = recipes.fill(recipe, hyperparameters).model_copy(
@@ -65,7 +67,7 @@ def start(
     )
     folder = context.workspace.job("train", run_id)
     write_text(folder / RECIPE, recipes.recipe_yaml(filled, comment=hyperparameters.reason))
-    _tell(JobFolder(folder), version, hyperparameters.reason)
+    _tell(JobFolder(folder), version, hyperparameters.reason, exports)
     run_name = name or recipe.output_model_name or version.name
 
     def record(session: Session) -> None:
@@ -79,7 +81,7 @@ def start(
     return get_run(context, job.id)
 
 
-def _tell(folder: JobFolder, version: DatasetVersion, reason: str) -> None:
+def _tell(folder: JobFolder, version: DatasetVersion, reason: str, exports: Preflight) -> None:
     counts = version.counts
     folder.emit(
         LogEvent(
@@ -92,6 +94,12 @@ def _tell(folder: JobFolder, version: DatasetVersion, reason: str) -> None:
         message = f"{leaked} test questions stand in the training split too: scores on them prove nothing"
         folder.emit(LogEvent(level="warning", message=message))
     folder.emit(LogEvent(message=reason))
+    if exports.ok:
+        found = "; ".join(check.message for check in exports.checks)
+        folder.emit(LogEvent(message=f"the exports after training will work: {found}"))
+    for check in exports.checks:
+        if not check.ok:
+            folder.emit(LogEvent(level="warning", message=f"not all exports will work: {check.message}"))
 
 
 def _dataset(

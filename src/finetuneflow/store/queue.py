@@ -71,6 +71,7 @@ def list_jobs(
     session: Session,
     *,
     statuses: Sequence[JobStatus] = (),
+    kind: JobKind | None = None,
     project_id: str | None = None,
     limit: int | None = 100,
 ) -> list[JobRow]:
@@ -78,6 +79,8 @@ def list_jobs(
     query = select(JobRow).order_by(JobRow.created_at.desc(), JobRow.id.desc()).limit(limit)
     if statuses:
         query = query.where(JobRow.status.in_(statuses))
+    if kind is not None:
+        query = query.where(JobRow.kind == kind)
     if project_id is not None:
         query = query.where(JobRow.project_id == project_id)
     return list(session.scalars(query))

@@ -1,0 +1,156 @@
+"""A GGUF file behind OpenAI's HTTP contract: llama.cpp answers, this stands at its door.
+
+llama.cpp's own server knows neither where a web page comes from nor which name it was called by, so it runs
+as a child on a private address with a key that nobody else has; without a `temperature` the answer is greedy,
+as the model was evaluated.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx
+from starlette.applications import Starlette
+from starlette.background import BackgroundTask
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from finetuneflow.deploy.guard import HEALTH, Refused, new_app, read_json
+from finetuneflow.deploy.serve_request import API_KEY_VARIABLE, Ready, ServeRequest
+from finetuneflow.errors import DependencyError
+from finetuneflow.modeling.llama_cpp import MODULE, died
+
+MAX_BODY_BYTES = 4 << 20
+PARALLEL = 2
+"""Answers given at the same time; further requests wait inside llama.cpp."""
+ANSWER_SECONDS = 600.0
+"""Longest silence of llama.cpp in the middle of an answer."""
+DEFAULTS = {
+    "temperature": 0.0,
+    # What the model thinks aloud stays in the text, where training had it.
+    "reasoning_format": "none",
+}
+
+
+class Child(NamedTuple):
+    """A llama.cpp that has the model loaded."""
+
+    address: str
+    runtime: str
+    key: str
+
+
+@contextmanager
+def open_llama_server(path: Path, *, name: str) -> Iterator[Child]:
+    """llama.cpp's server in a process that ends with this one.
+
+    Raises:
+        DependencyError: xllamacpp is not installed.
+        ModelError: llama.cpp cannot load the file, with what it said.
+    """
+    if importlib.util.find_spec("xllamacpp") is None:
+        raise DependencyError("xllamacpp", "export", "to serve a GGUF model")
+    key = secrets.token_hex(16)
+    command = [sys.executable, "-P", "-m", MODULE, "--model", str(path), "--end-with-stdin"]
+    command += ["--alias", name, "--parallel", str(PARALLEL)]
+    # Without the second variable llama.cpp calls a debugger when it aborts, which may hang.
+    environment = os.environ | {API_KEY_VARIABLE: key, "GGML_NO_BACKTRACE": "1"}
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
+        process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            encoding="utf-8",
+            env=environment,
+        )
+        try:
+            line = process.stdout.readline() if process.stdout else ""
+            if not line:
+                raise died(process, log, path)
+            ready = Ready.model_validate_json(line)
+            yield Child(ready.address, ready.runtime, key)
+        finally:
+            process.terminate()
+            process.communicate()
+
+
+def new_gguf_app(child: Child, *, name: str) -> Starlette:
+    """The application in front of a llama.cpp server."""
+    client = httpx.AsyncClient(
+        base_url=child.address,
+        headers={"Authorization": f"Bearer {child.key}"},
+        timeout=httpx.Timeout(ANSWER_SECONDS, connect=5.0, pool=None),
+        limits=httpx.Limits(max_connections=None),
+        trust_env=False,  # a proxy has no business between this process and its child
+    )
+
+    async def forward(method: str, path: str, body: bytes | None = None) -> Response:
+        headers = {"Content-Type": "application/json"} if body else {}
+        try:
+            reply = await client.send(
+                client.build_request(method, path, content=body, headers=headers), stream=True
+            )
+        except httpx.HTTPError as error:
+            raise Refused(502, "llama.cpp does not answer: start the server again") from error
+        return StreamingResponse(
+            reply.aiter_raw(),
+            reply.status_code,
+            media_type=reply.headers.get("content-type"),
+            background=BackgroundTask(reply.aclose),
+        )
+
+    async def complete(request: Request) -> Response:
+        body = await read_json(request, max_bytes=MAX_BODY_BYTES)
+        given = {key: value for key, value in body.items() if value is not None}
+        return await forward("POST", request.url.path, json.dumps(DEFAULTS | given).encode())
+
+    async def models(_: Request) -> Response:
+        return await forward("GET", "/v1/models")
+
+    async def health(_: Request) -> Response:
+        try:
+            reply = await client.get("/health")
+        except httpx.HTTPError as error:
+            raise Refused(503, "llama.cpp does not answer: start the server again") from error
+        status = "ok" if reply.is_success else "unavailable"
+        body = {"status": status, "model": name, "runtime": child.runtime}
+        return JSONResponse(body, 200 if reply.is_success else 503)
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        async with client:
+            yield
+
+    return new_app(
+        [
+            Route("/v1/chat/completions", complete, methods=["POST"]),
+            Route("/v1/completions", complete, methods=["POST"]),
+            Route("/v1/models", models),
+            Route(HEALTH, health),
+        ],
+        lifespan,
+    )
+
+
+@contextmanager
+def open_app(request: ServeRequest) -> Iterator[tuple[Starlette, str]]:
+    """Application and runtime of a GGUF file.
+
+    Raises:
+        DependencyError, ModelError: llama.cpp is missing or cannot load it.
+    """
+    with open_llama_server(Path(request.gguf or ""), name=request.name) as child:
+        yield new_gguf_app(child, name=request.name), child.runtime
