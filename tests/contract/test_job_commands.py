@@ -8,15 +8,9 @@ from typing import Any
 import pytest
 
 from finetuneflow.cli import progress
-from finetuneflow.schemas.evaluation import (
-    ArmResult,
-    EvaluationConfig,
-    EvaluationResult,
-    Interval,
-    Scores,
-    Verdict,
-)
+from finetuneflow.schemas.evaluation import ArmResult, EvaluationConfig, EvaluationResult, Scores, Verdict
 from finetuneflow.schemas.export import ExportedFile, ExportResult
+from finetuneflow.schemas.interval import Interval
 from finetuneflow.schemas.job import Job, JobKind
 from finetuneflow.schemas.recipe import Hyperparameters, Recipe
 from finetuneflow.schemas.run import Run, TrainResult

@@ -26,6 +26,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "dataset": "Make datasets from records and documents; check, split and measure them",
         "train": "Fine-tune a model from a recipe or a dataset",
         "evaluate": "Compare the tuned model with the base model, with and without retrieval",
+        "forgetting": "Look for what a tuned model no longer does",
         "errors": "Explain a classifier's wrong predictions, and make training examples of them",
         "export": "Write the adapter, the merged model, a checked GGUF file, a report and a zip",
         "deploy": "Register a model in Ollama, or serve it over HTTP",

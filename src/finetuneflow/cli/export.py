@@ -105,12 +105,12 @@ def _config(
     quantization: str | None,
     language: Literal["en", "fr"],
 ) -> ExportConfig:
-    config = exports.default_config(context, run_id)
     values: dict[str, Any] = {"language": language}
     if kinds:
         values["kinds"] = [_known(kind, KINDS, "cannot be exported") for kind in kinds]
     if quantization:
         values["quantization"] = _known(quantization.lower(), QUANTIZATIONS, "is no number format of GGUF")
+    config = exports.default_config(context, run_id)
     return ExportConfig.model_validate(config.model_dump() | values)
 
 

@@ -161,7 +161,9 @@ def follow_to_end(context: Context, job_id: str) -> Job:
         say(f"  stop it:    finetuneflow jobs cancel {job_id}")
         raise typer.Exit(130) from None
     if job.status == "cancelled":
-        again = f"finetuneflow runs resume {job_id}" if job.kind == "train" else "start it again"
+        again = (
+            f"`finetuneflow runs resume {job_id}`" if job.kind == "train" else "give the same command again"
+        )
         raise JobCancelled(f"job {job_id} was cancelled", f"to go on: {again}")
     if job.status != "success":
         code = failure.code if failure else "job_failed"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from finetuneflow.cli.output import print_line, visible
 from finetuneflow.cli.tables import percent, print_table
-from finetuneflow.schemas.evaluation import EvaluationResult, Interval, Scores, Verdict
+from finetuneflow.schemas.evaluation import EvaluationResult, Scores, Verdict
 from finetuneflow.schemas.export import ParityResult
+from finetuneflow.schemas.interval import Interval
 
 ARM_NAMES = {"base": "base", "rag": "base + retrieval", "tuned": "tuned"}
 ERRORS_SHOWN = 5
@@ -44,7 +45,7 @@ def print_parity(parity: ParityResult) -> None:
     print_line(f"  - same continuation: {parity.continuations_equal} of {parity.continuations}")
     if parity.trained_score is not None and parity.served_score is not None:
         print_line(
-            f"  - {parity.metric.replace('_', ' ')} on {parity.answers} test questions: "
+            f"  - {parity.metric.replace('_', ' ')} on {parity.answers} test questions of all wordings: "
             f"{percent(parity.served_score)} served, {percent(parity.trained_score)} trained"
         )
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from finetuneflow.schemas.evaluation import EvaluationResult, Interval, Scores
+from finetuneflow.schemas.evaluation import EvaluationResult, Scores
+from finetuneflow.schemas.interval import Interval
 
 ARM_NAMES = {"base": "base", "rag": "base + retrieval", "tuned": "tuned"}
 HEADER = ["arm", "exact match", "token F1", "ROUGE-L", "held-out wordings", "mean latency"]

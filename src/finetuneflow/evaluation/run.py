@@ -14,9 +14,9 @@ from finetuneflow.evaluation.compare import arm_result, compare, metric_values
 from finetuneflow.evaluation.items import AnswerLog, read_items, test_set_hash
 from finetuneflow.evaluation.verdict import judge
 from finetuneflow.modeling.device import prepare
+from finetuneflow.schemas.classification import ClassificationScores
 from finetuneflow.schemas.evaluation import (
     Arm,
-    ClassificationScores,
     Comparison,
     EvaluateInputs,
     EvaluationConfig,

@@ -1,14 +1,25 @@
-"""Is a difference real: exact McNemar, paired bootstrap, Wilson's interval. Seeded."""
+"""Is a difference real: McNemar exact and mid-p, sign flips, Holm, bootstrap, Wilson's interval. Seeded.
+
+Which p a claim rests on: `paired_p`. Exact McNemar keeps its promise by staying far below it: at alpha 0.05
+equal models are told apart in 1.5 to 4 % of trials, and as much power is lost. The mid-p variant (Lancaster
+1961; Fagerland, Lydersen and Laake 2013 recommend it for paired proportions) raises a false alarm in nearly
+5 %. Exact McNemar is reported beside it. Graded scores (token F1) are judged by sign flips on the mean
+difference, which sees by how much an item changed, not only that it did.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable, Mapping
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binomtest, norm
+from scipy.stats import binom, binomtest, norm
 
-from finetuneflow.schemas.evaluation import Interval
+from finetuneflow.schemas.interval import Interval
+
+Name = TypeVar("Name", bound=Hashable)
 
 CHUNK = 4_000_000
 """Resampled values held at once (32 MB)."""
@@ -21,6 +32,57 @@ def mcnemar(wins: int, losses: int) -> float:
     the sign test.
     """
     return float(binomtest(wins, wins + losses, 0.5).pvalue) if wins + losses else 1.0
+
+
+def mcnemar_mid_p(wins: int, losses: int) -> float:
+    """Two-sided mid-p of McNemar's test: the result at hand counts half; 1.0 when nothing differs."""
+    fewer, changed = min(wins, losses), wins + losses
+    return min(1.0, float(2 * binom.cdf(fewer - 1, changed, 0.5) + binom.pmf(fewer, changed, 0.5)))
+
+
+def sign_flip(ours: ArrayLike, theirs: ArrayLike, *, samples: int = 10_000, seed: int = 0) -> float:
+    """Two-sided p of the paired randomisation test on the mean difference (seeded); 1.0 when nothing differs.
+
+    Raises:
+        ValueError: different numbers of items, or none.
+    """
+    differences = _differences(ours, theirs)
+    differences = differences[differences != 0]
+    if not differences.size:
+        return 1.0
+    rng = np.random.default_rng(seed)
+    seen = abs(differences.sum())
+    rows = max(1, CHUNK // differences.size)
+    extreme = 0
+    for start in range(0, samples, rows):
+        shape = (min(rows, samples - start), differences.size)
+        sums = np.abs(rng.choice([-1.0, 1.0], size=shape) @ differences)
+        # sums of the same numbers in another order differ in the last bits
+        extreme += int((sums >= seen * (1 - 1e-12)).sum())
+    return (extreme + 1) / (samples + 1)
+
+
+def paired_p(ours: ArrayLike, theirs: ArrayLike, *, seed: int = 0) -> float:
+    """The p of a difference between two arms on the same items: mid-p for right and wrong, else sign flips.
+
+    Raises:
+        ValueError: different numbers of items, or none.
+    """
+    differences = _differences(ours, theirs)
+    changed = np.unique(np.abs(differences[differences != 0]))
+    if len(changed) <= 1:
+        return mcnemar_mid_p(int((differences > 0).sum()), int((differences < 0).sum()))
+    return sign_flip(ours, theirs, seed=seed)
+
+
+def holm(p_values: Mapping[Name, float]) -> dict[Name, float]:
+    """p-values made honest for having looked at all of them (Holm 1979), under the same names and order."""
+    adjusted: dict[Name, float] = {}
+    highest = 0.0
+    for rank, name in enumerate(sorted(p_values, key=lambda key: p_values[key])):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[name]))
+        adjusted[name] = highest
+    return {name: adjusted[name] for name in p_values}
 
 
 def wilson(successes: float, items: int, confidence: float = 0.95) -> Interval:
@@ -65,10 +127,16 @@ def bootstrap_difference(
     Raises:
         ValueError: different numbers of items, or none.
     """
+    return bootstrap_mean(_differences(ours, theirs), samples=samples, seed=seed, confidence=confidence)
+
+
+def _differences(ours: ArrayLike, theirs: ArrayLike) -> NDArray[np.float64]:
     first, second = np.asarray(ours, dtype=np.float64), np.asarray(theirs, dtype=np.float64)
     if first.shape != second.shape:
         raise ValueError("paired values must be of the same items")
-    return bootstrap_mean(first - second, samples=samples, seed=seed, confidence=confidence)
+    if not first.size:
+        raise ValueError("a comparison needs at least one item")
+    return np.asarray(first - second, dtype=np.float64)
 
 
 def _resampled_means(

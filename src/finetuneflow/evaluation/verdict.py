@@ -20,7 +20,8 @@ import yaml
 from scipy.stats import norm
 
 from finetuneflow.evaluation.significance import items_for_power, mcnemar, wilson
-from finetuneflow.schemas.evaluation import Arm, EvaluationConfig, Interval, Outcome, Verdict
+from finetuneflow.schemas.evaluation import Arm, EvaluationConfig, Outcome, Verdict
+from finetuneflow.schemas.interval import Interval
 
 Language = Literal["en", "fr"]
 Criterion = Literal["met", "missed", "open"]

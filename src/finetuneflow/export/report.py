@@ -16,8 +16,9 @@ from pydantic import ValidationError
 
 from finetuneflow.modeling.locate import is_hub_id
 from finetuneflow.schemas.dataset import DatasetVersion
-from finetuneflow.schemas.evaluation import EvaluationResult, Interval, Prediction, Scores
+from finetuneflow.schemas.evaluation import EvaluationResult, Prediction, Scores
 from finetuneflow.schemas.export import ExportInputs
+from finetuneflow.schemas.interval import Interval
 from finetuneflow.schemas.run import TrainResult
 
 Language = Literal["en", "fr"]

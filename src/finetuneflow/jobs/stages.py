@@ -11,6 +11,7 @@ from finetuneflow.schemas.base import Schema
 from finetuneflow.schemas.deployment import OllamaConfig, OllamaInputs
 from finetuneflow.schemas.evaluation import EvaluateInputs, EvaluationConfig
 from finetuneflow.schemas.export import ExportConfig, ExportInputs
+from finetuneflow.schemas.forgetting import ForgettingConfig, ForgettingInputs
 from finetuneflow.schemas.job import JobSpec
 from finetuneflow.schemas.recipe import Recipe
 from finetuneflow.schemas.run import TrainInputs
@@ -35,6 +36,9 @@ STAGES: Stages = {
         "finetuneflow.training.sequence_classification:run", Recipe, TrainInputs, "train"
     ),
     "evaluate": Stage("finetuneflow.evaluation.run:run", EvaluationConfig, EvaluateInputs, "train"),
+    "evaluate/forgetting": Stage(
+        "finetuneflow.evaluation.forgetting:run", ForgettingConfig, ForgettingInputs, "train"
+    ),
     "export": Stage("finetuneflow.export.run:run", ExportConfig, ExportInputs, "export"),
     "deploy/ollama": Stage("finetuneflow.deploy.ollama:run", OllamaConfig, OllamaInputs, "export"),
 }

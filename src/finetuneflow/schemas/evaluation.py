@@ -7,6 +7,8 @@ from typing import Literal
 from pydantic import Field
 
 from finetuneflow.schemas.base import Schema
+from finetuneflow.schemas.classification import ClassificationScores
+from finetuneflow.schemas.interval import Interval
 
 Arm = Literal["base", "rag", "tuned"]
 Outcome = Literal["PASS", "FAIL", "NOT ENOUGH DATA"]
@@ -79,14 +81,6 @@ class Prediction(Schema):
     wording_held_out: bool = False
 
 
-class Interval(Schema):
-    """A figure with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-
 class Scores(Schema):
     """Figures of one arm on one slice."""
 
@@ -136,21 +130,6 @@ class Verdict(Schema):
     items: int
     more_items_needed: int = 0
     """About how many more test items would settle it, for NOT ENOUGH DATA."""
-
-
-class ClassificationScores(Schema):
-    """Figures of a classifier on the test split."""
-
-    items: int
-    accuracy: float
-    macro_f1: float
-    macro_precision: float
-    macro_recall: float
-    kappa: float | None
-    per_label: dict[str, dict[str, float]] = Field(default_factory=dict)
-    confusion: list[list[int]] = Field(default_factory=list)
-    """Rows: gold, columns: predicted, in the order of `labels`."""
-    labels: list[str] = Field(default_factory=list)
 
 
 class EvaluationResult(Schema):

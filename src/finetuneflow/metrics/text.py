@@ -6,6 +6,9 @@ Unicode's (NFKC, full case folding, every script's punctuation, invisible charac
 nothing but punctuation keeps it, so that "+" is not "-". As with SQuAD, punctuation is deleted, not turned
 into a space: "well-known" is one token, and "3.5" equals "35".
 
+With `english_articles`, exact match and token F1 are SQuAD's own definition (2.0) on ASCII text: a, an and
+the go, and an answer of nothing but punctuation is empty.
+
 Two empty answers are equal (1); an empty one against any other scores 0. All three metrics are symmetric and
 lie in 0 to 1.
 """
@@ -19,6 +22,7 @@ import regex
 
 PUNCTUATION = regex.compile(r"[\p{P}$+<=>^`|~]+")
 """Unicode punctuation, and the ASCII symbols that SQuAD counts among it."""
+ARTICLES = regex.compile(r"\b(?:a|an|the)\b")
 INVISIBLE = regex.compile(r"[\p{Cf}\u034f\ufe00-\ufe0f]+")
 UNSPACED = (
     r"\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Thai}"
@@ -35,20 +39,26 @@ def fold(text: str) -> str:
     return " ".join(INVISIBLE.sub("", folded).split())
 
 
-def normalize(text: str) -> str:
+def normalize(text: str, *, english_articles: bool = False) -> str:
     """Text as exact match compares it."""
     folded = fold(text)
-    return " ".join(PUNCTUATION.sub("", folded).split()) or folded
+    bare = PUNCTUATION.sub("", folded)
+    if english_articles:
+        return " ".join(ARTICLES.sub(" ", bare).split())
+    return " ".join(bare.split()) or folded
 
 
-def exact_match(predicted: str, expected: str) -> float:
+def exact_match(predicted: str, expected: str, *, english_articles: bool = False) -> float:
     """1.0 when both are the same after normalisation, else 0.0."""
-    return float(normalize(predicted) == normalize(expected))
+    ours, theirs = (normalize(text, english_articles=english_articles) for text in (predicted, expected))
+    return float(ours == theirs)
 
 
-def token_f1(predicted: str, expected: str) -> float:
+def token_f1(predicted: str, expected: str, *, english_articles: bool = False) -> float:
     """Harmonic mean of precision and recall over normalised tokens, counted with multiplicity."""
-    ours, theirs = TOKEN.findall(normalize(predicted)), TOKEN.findall(normalize(expected))
+    ours, theirs = (
+        TOKEN.findall(normalize(text, english_articles=english_articles)) for text in (predicted, expected)
+    )
     return _f1(sum((Counter(ours) & Counter(theirs)).values()), len(ours), len(theirs))
 
 
