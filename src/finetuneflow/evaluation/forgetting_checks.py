@@ -6,6 +6,7 @@ word), strict where the request was.
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from collections.abc import Callable, Mapping
@@ -100,7 +101,8 @@ def same_text(answer: str, value: str) -> bool:
 def same_json(answer: str, value: str) -> bool:
     """The same JSON value, however it is laid out."""
     try:
-        return bool(parse_json(answer) == parse_json(value))
+        # as texts: for Python, true is 1
+        return json.dumps(parse_json(answer), sort_keys=True) == json.dumps(parse_json(value), sort_keys=True)
     except ValueError:
         return False
 

@@ -58,7 +58,7 @@ def family_results(
                 p_exact=mcnemar(wins[family], losses[family]),
                 p_holm=adjusted[family],
                 dropped=difference.value < -config.max_family_drop - EPSILON
-                and chance[family] < config.alpha,
+                and adjusted[family] < config.alpha,
                 note="" if met else BLIND,
             )
         )

@@ -39,17 +39,21 @@ def label_errors(rows: Sequence[Prediction], *, language: Language, seed: int = 
     Labels of fewer than five rows are not judged.
     """
     if all(row.probabilities for row in rows):
-        labels = sorted({row.gold for row in rows})
-        if any(set(row.probabilities or ()).isdisjoint(labels) for row in rows[:1]):
-            labels = []
+        counts = Counter(row.gold for row in rows)
+        named = {label for row in rows for label in row.probabilities or ()}
+        labels = sorted(
+            label for label, count in counts.items() if count >= LEAST_PER_LABEL and label in named
+        )
         if len(labels) > 1:
             place = {label: column for column, label in enumerate(labels)}
-            given = np.fromiter((place[row.gold] for row in rows), np.int64, len(rows))
+            judged = [row for row in rows if row.gold in place]
+            given = np.fromiter((place[row.gold] for row in judged), np.int64, len(judged))
             shares = np.array(
-                [[(row.probabilities or {}).get(label, 0.0) for label in labels] for row in rows], np.float32
+                [[(row.probabilities or {}).get(label, 0.0) for label in labels] for row in judged],
+                np.float32,
             )
-            note = reason("given_probabilities", language, rows=len(rows))
-            return *doubtful(rows, labels, given, shares), note
+            note = reason("given_probabilities", language, rows=len(judged))
+            return *doubtful(judged, labels, given, shares), note
     return _by_own_model(rows, language, seed)
 
 

@@ -17,7 +17,7 @@ from finetuneflow.errors import FineTuneFlowError, ModelError
 from finetuneflow.export.gguf import architectures_config as architectures
 from finetuneflow.export.gguf import tokenizer as gguf_tokenizer
 from finetuneflow.export.gguf.llama_quantize import find_program
-from finetuneflow.modeling.locate import read_config
+from finetuneflow.modeling.locate import read_config, weight_files
 from finetuneflow.schemas.export import ExportKind, Preflight, PreflightCheck, Quantization
 
 EMBEDDINGS = ("embed_tokens", "lm_head")
@@ -190,7 +190,7 @@ def _gigabytes(size: float) -> str:
 
 def _stored(folder: Path) -> Iterator[tuple[str, tuple[int, int]]]:
     """Each tensor's name, with its number of weights and its bytes, from the headers alone."""
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in weight_files(folder):
         with path.open("rb") as file:
             start = file.read(8)
             size = struct.unpack("<Q", start)[0] if len(start) == 8 else MAX_HEADER_BYTES + 1

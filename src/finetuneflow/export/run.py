@@ -42,6 +42,8 @@ from finetuneflow.schemas.export import ExportConfig, ExportInputs, ExportResult
 from finetuneflow.schemas.run import TrainResult
 
 NAME_CHARACTERS = 80
+LINE = 100_000
+"""Paths in a recipe are never folded over two lines."""
 
 
 def run(config: ExportConfig, inputs: ExportInputs, job: JobFolder) -> ExportResult:
@@ -168,7 +170,8 @@ class _Export:
         if self.license.text:
             write_text(self.folder / LICENSE, self.license.text)
         write_text(
-            self.folder / RECIPE, yaml.safe_dump(self.inputs.recipe, sort_keys=False, allow_unicode=True)
+            self.folder / RECIPE,
+            yaml.safe_dump(self.inputs.recipe, sort_keys=False, allow_unicode=True, width=LINE),
         )
         # a path of this machine means nothing elsewhere
         figures = {

@@ -38,8 +38,9 @@ def write_served(
         ParityError: the file does not answer like the trained model; it lies in `rejected/` with its check.
         JobCancelled: the job was asked to stop.
     """
-    folder = job.path / GGUF_FOLDER
-    for stale in (folder, job.path / REJECTED):
+    # whatever ends the check, a file that has not passed it never lies where good ones do
+    folder = job.path / REJECTED
+    for stale in (folder, job.path / GGUF_FOLDER):
         shutil.rmtree(stale, ignore_errors=True)
     written = _write_model(folder / GGUF_MODEL, config, inputs, train, job, license_text)
     examples = read_examples(Path(inputs.test)) if inputs.test else []
@@ -55,10 +56,9 @@ def write_served(
     write_text(folder / PARITY, parity.model_dump_json(indent=2) + "\n")
     write_text(folder / PARITY_TABLE, render_parity(parity, config.language))
     if not parity.passed:
-        folder.rename(job.path / REJECTED)
         raise ParityError(
             f"the GGUF file does not answer like the trained model: {parity.first_difference}",
-            f"it is kept apart in `{job.path / REJECTED}` with `{PARITY_TABLE}`; do not serve it. "
+            f"it is kept apart in `{folder}` with `{PARITY_TABLE}`; do not serve it. "
             "another number format (`--quantization f16`) may pass, and the merged model may be used",
         )
     tell(job, parity)
@@ -68,6 +68,7 @@ def write_served(
         license=license_text,
     )
     write_text(folder / MODELFILE, modelfile)
+    folder.rename(job.path / GGUF_FOLDER)
     return GgufResult(
         path=f"{GGUF_FOLDER}/{GGUF_MODEL}",
         sha256=written.sha256,

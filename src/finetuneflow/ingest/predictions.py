@@ -31,6 +31,8 @@ from finetuneflow.schemas.prediction import (
 MAX_LISTED = 50_000
 """Dropped rows named one by one; beyond, they are counted by reason."""
 LONGEST_MILLISECONDS = 1e10
+ROUNDED_ONE = 1.001
+"""Probabilities in float32 may add up to a little more than 1; percentages are further away."""
 """About four months; more is no processing time."""
 REPORT_EVERY = 20_000
 _MISSING: Any = object()
@@ -251,8 +253,10 @@ class _Rows:
         if number is None or not 0 <= number <= 100:
             self._notice("confidence_unreadable", line)
             return None
-        if number > 1:
+        if number > ROUNDED_ONE:
             self._percent = True
+        elif number > 1:
+            return 1.0
         return number
 
     def _milliseconds(self, row: dict[str, Any]) -> float | None:
@@ -289,7 +293,9 @@ class _Rows:
             value = _json(value)
         if not isinstance(value, dict):
             return None
-        found = {str(label): _number(share) for label, share in value.items()}
+        found = {
+            unicodedata.normalize("NFC", str(label).strip()): _number(share) for label, share in value.items()
+        }
         return {label: share for label, share in found.items() if share is not None} or None
 
     def _around(self, row: dict[str, Any]) -> Surroundings:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from finetuneflow.artifacts import BASE_FINGERPRINT
 from finetuneflow.errors import ModelError
+from finetuneflow.modeling.locate import weight_files
 
 SAMPLED_BYTES = 1 << 20
 
@@ -14,7 +15,7 @@ SAMPLED_BYTES = 1 << 20
 def fingerprint(folder: Path) -> str:
     """Hash of config.json and of the weights: whole up to 64 MiB, else header, size and sampled blocks."""
     digest = hashlib.sha256((folder / "config.json").read_bytes())
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in weight_files(folder):
         size = path.stat().st_size
         digest.update(f"{path.name}:{size}".encode())
         with path.open("rb") as file:

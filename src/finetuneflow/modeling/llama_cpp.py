@@ -119,7 +119,12 @@ class Llama:
             "grammar": ANY_TEXT,
             "cache_prompt": False,
         }
-        scored = msgspec.json.decode(self._post("/completion", body).content, type=_Scored)
+        try:
+            scored = msgspec.json.decode(self._post("/completion", body).content, type=_Scored)
+        except msgspec.DecodeError as error:
+            raise ModelError(
+                f"llama.cpp gave probabilities that are no numbers ({error})", "export the model again"
+            ) from error
         if not scored.completion_probabilities:
             raise ModelError("llama.cpp gave no probabilities", "report the model and the prompt")
         row = np.full(self.vocabulary, -np.inf, dtype=np.float32)

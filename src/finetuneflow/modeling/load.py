@@ -18,6 +18,8 @@ from finetuneflow.modeling.device import choose_device, choose_precision, torch_
 from finetuneflow.modeling.fingerprint import check_adapter, fingerprint
 from finetuneflow.modeling.locate import check_folder, locate, read_config
 
+SECOND_COPIES = ["consolidated*", "original/*"]
+"""The same weights in another layout."""
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "LICENSE*", "README.md"]
 
 transformers.logging.set_verbosity_error()
@@ -50,7 +52,8 @@ def resolve(reference: str) -> Path:
     if folder is not None:
         return folder
     try:
-        return check_folder(Path(snapshot_download(reference, allow_patterns=HUB_FILES)), reference)
+        fetched = snapshot_download(reference, allow_patterns=HUB_FILES, ignore_patterns=SECOND_COPIES)
+        return check_folder(Path(fetched), reference)
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(
             f"`{reference}` could not be fetched from the model hub",
@@ -61,7 +64,7 @@ def resolve(reference: str) -> Path:
 
 def load_tokenizer(folder: Path) -> Any:
     """The tokenizer of a model folder, with a padding token."""
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -72,7 +75,12 @@ def _load(auto: Any, folder: Path, dtype: torch.dtype, **kwargs: Any) -> Any:
     attention = "eager" if read_config(folder).get("attn_logit_softcapping") else "sdpa"
     try:
         return auto.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, attn_implementation=attention, **kwargs
+            folder,
+            dtype=dtype,
+            use_safetensors=True,
+            attn_implementation=attention,
+            trust_remote_code=False,
+            **kwargs,
         )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         reason = str(error).splitlines()[0][:200]

@@ -10,6 +10,8 @@ from typing import Any
 
 from finetuneflow.errors import DependencyError, ModelError, NotFoundError
 
+WEIGHTS = "model.safetensors"
+WEIGHTS_INDEX = "model.safetensors.index.json"
 EMBEDDED = {
     "embedded:tiny": "causal_lm",
     "embedded:minilm": "sequence_classification",
@@ -58,17 +60,48 @@ def check_folder(folder: Path, reference: str) -> Path:
         raise ModelError(
             f"`{reference}` is not a model: no config.json in `{folder}`", "give the folder of a model"
         )
-    if not any(folder.glob("*.safetensors")):
+    if not weight_files(folder):
         raise ModelError(
             f"`{reference}` has no safetensors weights",
             "pickled weights (.bin, .pt) can run code and are refused: convert them to safetensors first",
         )
-    if "auto_map" in read_config(folder):
+    config = read_config(folder)
+    if "auto_map" in config and not is_built_in(str(config.get("model_type"))):
         raise ModelError(
             f"`{reference}` brings Python code of its own",
             "only architectures built into transformers are loaded",
         )
     return folder
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files that transformers would load: those of the index, else the whole one, else all.
+
+    Repositories may hold the same weights a second time, in a layout of their own.
+
+    Raises:
+        ModelError: the index cannot be read, or names a file that is not there.
+    """
+    index = folder / WEIGHTS_INDEX
+    if index.is_file():
+        try:
+            names = sorted({str(name) for name in json.loads(index.read_bytes())["weight_map"].values()})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ModelError(f"`{index}` cannot be read", "the download may be incomplete") from error
+        for name in names:
+            if Path(name).name != name or not (folder / name).is_file():
+                raise ModelError(f"`{name}` is missing in `{folder}`", "the download may be incomplete")
+        return [folder / name for name in names]
+    whole = folder / WEIGHTS
+    return [whole] if whole.is_file() else sorted(folder.glob("*.safetensors"))
+
+
+def is_built_in(model_type: str) -> bool:
+    """Whether transformers has this architecture itself: then code in a model's folder is never run."""
+    spec = importlib.util.find_spec("transformers")
+    if spec is None or spec.origin is None or not model_type.replace("-", "").replace("_", "").isalnum():
+        return False
+    return (Path(spec.origin).parent / "models" / model_type.replace("-", "_")).is_dir()
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -43,7 +43,7 @@ class ForgettingConfig(Schema):
     max_family_drop: float = 0.05
     """A family that drops by more than this share of its items …"""
     alpha: float = 0.05
-    """… with a paired p below this is a failure."""
+    """… with a paired p, adjusted for the number of families (Holm), below this is a failure."""
     warn_bits_per_byte: float = 0.05
     """Relative rise on the fixed text, in the language that rises most, that is worth a warning."""
     fail_bits_per_byte: float = 0.15

@@ -123,6 +123,18 @@ def test_the_classifiers_own_probabilities_are_used_where_given() -> None:
     assert "own probabilities" in note
 
 
+def test_a_label_of_too_few_rows_is_not_judged_by_given_probabilities_either() -> None:
+    def row(line: int, gold: str) -> Prediction:
+        shares = {"a": 0.1, "b": 0.9, "rare": 0.0}
+        return Prediction(line, "x", "b", gold, probabilities=shares)
+
+    rows = [row(n, "b") for n in range(20)] + [row(n, "a") for n in range(20, 40)] + [row(40, "rare")]
+    found, _, note = label_errors(rows, language="en")
+    assert found is not None
+    assert "rare" not in {one.gold for one in found}
+    assert "40" in note
+
+
 @pytest.mark.parametrize("rows", [[], rows_about({"facture": 80}), rows_about(dict.fromkeys(MATTERS, 3))])
 def test_too_few_rows_to_judge_by(rows: list[Prediction]) -> None:
     found, count, note = label_errors(rows, language="fr")

@@ -100,7 +100,7 @@ def test_a_model_that_refuses_everything_gets_half_of_the_refusals_and_little_el
             "same_json",
             '{"a": [1, true]}',
             ['{"a":[1,true]}', '```json\n{\n "a": [1, true]\n}\n```'],
-            ['{"a": [1]}', "{'a': [1, True]}", 'Sure: {"a": [1, true]}', '{"a": [1, true], "b": 2}'],
+            ['{"a": [true, true]}', '{"a": [1]}', "{'a': [1, True]}", 'Sure: {"a": [1, true]}', '{"a": [1, true], "b": 2}'],
         ),
         ("contains", "lamp|été", ["The LAMP of an Été"], ["the lamps of an été", "lamp", "lamp été"]),
         ("without_letter", "b", ["a fine old day"], ["a blue day", "a fine Bay", "no"]),

@@ -60,6 +60,15 @@ def test_each_family_is_judged_alone_and_all_p_values_are_adjusted() -> None:
     assert copying.p_holm == pytest.approx(2 * copying.p_value)
 
 
+def test_a_drop_that_one_look_would_call_no_chance_may_be_chance_among_seven() -> None:
+    items = suite()
+    families = list(dict.fromkeys(item.family for item in items))
+    worse = {item.id for item in [item for item in items if item.family == families[0]][:5]}
+    results = family_results(items, [True] * len(items), [item.id not in worse for item in items], CONFIG)
+    assert results[0].p_value < 0.05 < results[0].p_holm
+    assert not results[0].dropped
+
+
 @pytest.mark.parametrize(
     ("rise", "outcome"), [(-0.3, "PASS"), (0.05, "PASS"), (0.051, "WARN"), (0.15, "WARN"), (0.151, "FAIL")]
 )

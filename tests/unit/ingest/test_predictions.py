@@ -121,6 +121,19 @@ def test_percentages_are_told_by_one_above_1(tmp_path: Path) -> None:
     assert [notice.reason for notice in file.notices] == ["confidence_in_percent"]
 
 
+def test_a_probability_rounded_above_1_makes_no_percentages_of_the_others(tmp_path: Path) -> None:
+    rows = [GOOD | {"confidence": 1.0000001192092896}, GOOD | {"confidence": 0.9}]
+    file = read_predictions(write(tmp_path / "p.jsonl", *rows))
+    assert [row.confidence for row in file.predictions] == [1.0, 0.9]
+    assert file.notices == []
+
+
+def test_labels_of_probabilities_are_read_like_labels(tmp_path: Path) -> None:
+    rows = [GOOD | {"probabilities": {" be\u0301 ": 0.7, "b": 0.3}}]
+    file = read_predictions(write(tmp_path / "p.jsonl", *rows))
+    assert file.predictions[0].probabilities == {"bé": 0.7, "b": 0.3}
+
+
 def test_nan_and_lone_surrogates_are_read(tmp_path: Path) -> None:
     rows = [
         '{"verbatim": "x", "predicted": "A", "goldStandard": "B", "confidence": NaN}',

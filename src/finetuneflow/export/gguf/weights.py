@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,8 @@ from finetuneflow.errors import ModelError
 from finetuneflow.export.gguf.peft_adapter import LowRank, PeftAdapter, read_adapter
 from finetuneflow.export.gguf.safetensors_file import StoredTensor, open_tensors, to_half
 from finetuneflow.modeling.fingerprint import check_adapter, fingerprint
-from finetuneflow.modeling.locate import read_config
+from finetuneflow.modeling.locate import read_config, weight_files
 
-INDEX = "model.safetensors.index.json"
-WHOLE = "model.safetensors"
 EMBEDDING = "embed_tokens.weight"
 HEAD = "lm_head.weight"
 
@@ -98,23 +95,12 @@ def open_weights(folder: Path, adapter: Path | None = None) -> Weights:
 
 
 def _stored(folder: Path) -> dict[str, StoredTensor]:
-    if (folder / INDEX).is_file():
-        try:
-            place = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
-            files = sorted({str(file) for file in place.values()})
-        except (OSError, ValueError, KeyError, AttributeError) as error:
-            raise ModelError(
-                f"`{folder / INDEX}` cannot be read", "the download may be incomplete"
-            ) from error
-    elif (folder / WHOLE).is_file():
-        files = [WHOLE]
-    else:
+    files = weight_files(folder)
+    if not files:
         raise ModelError(f"there are no safetensors weights in `{folder}`", "give the folder of a model")
     stored: dict[str, StoredTensor] = {}
     for file in files:
-        if Path(file).name != file or not (folder / file).is_file():
-            raise ModelError(f"`{file}` is missing in `{folder}`", "the download may be incomplete")
-        stored |= open_tensors(folder / file)
+        stored |= open_tensors(file)
     return stored
 
 
