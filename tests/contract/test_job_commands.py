@@ -9,7 +9,7 @@ import pytest
 
 from finetuneflow.cli import progress
 from finetuneflow.schemas.evaluation import ArmResult, EvaluationConfig, EvaluationResult, Scores, Verdict
-from finetuneflow.schemas.export import ExportedFile, ExportResult
+from finetuneflow.schemas.export import ExportConfig, ExportedFile, ExportResult
 from finetuneflow.schemas.interval import Interval
 from finetuneflow.schemas.job import Job, JobKind
 from finetuneflow.schemas.recipe import Hyperparameters, Recipe
@@ -121,6 +121,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
     monkeypatch.setattr(evaluations, "start", start_evaluation)
     monkeypatch.setattr(evaluations, "result", lambda *_: EVALUATION)
     monkeypatch.setattr(evaluations, "latest", lambda _, run_id: EVALUATION if run_id == "run-1" else None)
+    monkeypatch.setattr(exports, "default_config", lambda *_: ExportConfig())
     monkeypatch.setattr(exports, "start", start_export)
     monkeypatch.setattr(exports, "result", lambda *_: exported)
     monkeypatch.setattr(jobs, "follow", lambda *_, **__: iter(()))
@@ -184,7 +185,7 @@ def test_export_copies_the_files_to_a_new_folder(cli: Any, asked: dict[str, Any]
         "export", "run-1", "--out", out, "--to", "adapter", "--to", "zip", "--language", "fr", "--json"
     )
     assert said.code == 0, said.err
-    assert (asked["kinds"], asked["language"]) == (["adapter", "zip"], "fr")
+    assert (asked["config"].kinds, asked["config"].language) == (["adapter", "zip"], "fr")
     assert (out / "adapter" / "config.json").read_text(encoding="utf-8") == "{}"
     assert said.json()["out"] == str(out)
 

@@ -15,6 +15,7 @@ from finetuneflow.jobs.local import LocalExecutor
 from finetuneflow.schemas.evaluation import EvaluationConfig, TestItem
 from finetuneflow.schemas.event import LogEvent
 from finetuneflow.schemas.example import Example, Message, Provenance
+from finetuneflow.schemas.export import ExportConfig
 from finetuneflow.schemas.recipe import Recipe
 from finetuneflow.schemas.run import Run
 from finetuneflow.services import datasets, evaluations, exports, jobs, projects, recipes, runs
@@ -205,7 +206,7 @@ def test_an_export_is_told_of_the_newest_evaluation(trained: tuple[Context, Run]
     context, run = trained
     before = len(exports.list_exports(context, run_id=run.id))
     jobs.wait(context, evaluations.start(context, run.id).id)
-    job = exports.start(context, run.id, kinds=["adapter"])
+    job = exports.start(context, run.id, config=ExportConfig(kinds=["adapter"]))
     jobs.wait(context, job.id)
     result = exports.result(context, job.id)
     assert (result.run_id, result.adapter, result.zip) == (run.id, "essai", "True")
