@@ -119,6 +119,11 @@ def ollama(
         "allow_remote": allow_remote,
     }
     wanted = _format(quantization)
+    if detach and modelfile is not None:
+        raise UsageError(
+            "`--modelfile` is written when the deployment has ended, and `--detach` does not wait for it",
+            "leave one of them out: the job folder gets a Modelfile, too",
+        )
     with using_context() as context:
         config = deployments.ollama_config(context, run_id, **options)
         deployments.reach(config)
@@ -132,8 +137,8 @@ def ollama(
             return
         follow_to_end(context, job.id)
         result = deployments.result(context, job.id)
-    if modelfile is not None:
-        write_text(modelfile, result.modelfile)
+        if modelfile is not None:
+            write_text(modelfile, deployments.modelfile(context, job.id))
     if as_json:
         print_json({"deployment_id": job.id, "folder": job.folder} | result.model_dump(mode="json"))
     else:
@@ -178,6 +183,7 @@ def serve(
             print_line(address)
             say("Ctrl-C ends it.")
 
+    say("Loading the model; the file of an export is first compared with the one that was checked.")
     with using_context() as context:
         code = serving.serve(
             context, reference, host=host, port=port, api_key=api_key, engine=engine, on_ready=ready

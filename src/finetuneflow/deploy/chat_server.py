@@ -24,12 +24,13 @@ import transformers
 from jinja2 import TemplateError
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from transformers.generation.streamers import BaseStreamer
 
 from finetuneflow.deploy.chat_request import ChatRequest, read_chat_request
 from finetuneflow.deploy.chat_text import GrowingText
+from finetuneflow.deploy.connection import EventStream, client_gone
 from finetuneflow.deploy.guard import HEALTH, Refused, error_body, new_app, read_json
 from finetuneflow.deploy.serve_request import ServeRequest
 from finetuneflow.modeling.device import describe, prepare
@@ -145,7 +146,7 @@ class ChatModel:
         if room < 1:
             message = f"the messages are {len(prompt)} tokens, the model reads {self._limit} with the answer"
             raise Refused(400, message, param="messages", code="context_length_exceeded")
-        if len(self._questions) >= MAX_WAITING:
+        if sum(not waiting.cancelled.is_set() for waiting in self._questions.values()) >= MAX_WAITING:
             raise Refused(503, "too many requests are waiting: try again in a moment", code="overloaded")
         longest = request.longest_answer or LONGEST_ANSWER
         question = Question(prompt, request, min(longest, room) if self._limit else longest, send)
@@ -279,8 +280,7 @@ class Conversation:
 
 async def _watch(request: Request, conversation: Conversation) -> None:
     """Stops the generation when the client goes away."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+    await client_gone(request)
     conversation.cancel()
 
 
@@ -296,7 +296,7 @@ def new_chat_app(chat: ChatModel, *, name: str, runtime: str) -> Starlette:
         prompt = await asyncio.to_thread(chat.encode, [turn.message() for turn in asked.messages])
         conversation = Conversation(chat, name, prompt, asked)
         if asked.stream:
-            return StreamingResponse(conversation.events(), media_type="text/event-stream")
+            return EventStream(conversation.events(), on_end=conversation.cancel)
         watch = asyncio.create_task(_watch(request, conversation))
         try:
             return JSONResponse(await conversation.whole())

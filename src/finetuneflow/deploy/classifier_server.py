@@ -153,22 +153,28 @@ class Gatherer:
     async def _empty_queue(self) -> None:
         while self._waiting:
             taken = [self._waiting.popleft()]
-            texts = list(taken[0][0])
-            while self._waiting and len(texts) + len(self._waiting[0][0]) <= MAX_TEXTS:
+            count = len(taken[0][0])
+            while self._waiting and count + len(self._waiting[0][0]) <= MAX_TEXTS:
                 taken.append(self._waiting.popleft())
-                texts += taken[-1][0]
-            try:
-                scores = await asyncio.get_running_loop().run_in_executor(self._thread, self._score, texts)
-            except Exception as error:  # whoever waits must hear of it
-                for _, future in taken:
-                    if not future.done():
-                        future.set_exception(error)
-                continue
-            start = 0
-            for part, future in taken:
-                if not future.done():
-                    future.set_result(scores[start : start + len(part)])
-                start += len(part)
+                count += len(taken[-1][0])
+            await self._pass(taken)
+
+    async def _pass(self, taken: list[tuple[list[str], asyncio.Future[list[Scores]]]]) -> None:
+        texts = [text for part, _ in taken for text in part]
+        try:
+            scores = await asyncio.get_running_loop().run_in_executor(self._thread, self._score, texts)
+        except Exception as error:  # whoever waits must hear of it
+            if len(taken) > 1:  # and nobody else: one of them is to blame, so each goes alone
+                for one in taken:
+                    await self._pass([one])
+            elif not taken[0][1].done():
+                taken[0][1].set_exception(error)
+            return
+        start = 0
+        for part, future in taken:
+            if not future.done():
+                future.set_result(scores[start : start + len(part)])
+            start += len(part)
 
     def close(self) -> None:
         """Ends the thread after the pass under way."""

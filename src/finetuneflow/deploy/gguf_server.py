@@ -7,6 +7,7 @@ as the model was evaluated.
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import json
 import os
@@ -26,14 +27,20 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from finetuneflow.artifacts import sha256_file
+from finetuneflow.deploy.connection import Places, client_gone
 from finetuneflow.deploy.guard import HEALTH, Refused, new_app, read_json
 from finetuneflow.deploy.serve_request import API_KEY_VARIABLE, Ready, ServeRequest
-from finetuneflow.errors import DependencyError
+from finetuneflow.errors import DependencyError, ModelError
 from finetuneflow.modeling.llama_cpp import MODULE, died
 
 MAX_BODY_BYTES = 4 << 20
 PARALLEL = 2
 """Answers given at the same time; further requests wait inside llama.cpp."""
+MAX_IN_FLIGHT = 64
+"""Requests answered or waiting; one more is sent away for now."""
+CLIENT_GONE = 499
+"""Status of an answer that nobody reads."""
 ANSWER_SECONDS = 600.0
 """Longest silence of llama.cpp in the middle of an answer."""
 DEFAULTS = {
@@ -62,8 +69,8 @@ def open_llama_server(path: Path, *, name: str) -> Iterator[Child]:
     if importlib.util.find_spec("xllamacpp") is None:
         raise DependencyError("xllamacpp", "export", "to serve a GGUF model")
     key = secrets.token_hex(16)
-    command = [sys.executable, "-P", "-m", MODULE, "--model", str(path), "--end-with-stdin"]
-    command += ["--alias", name, "--parallel", str(PARALLEL)]
+    command = [sys.executable, "-P", "-m", MODULE, f"--model={path}", "--end-with-stdin"]
+    command += [f"--alias={name}", f"--parallel={PARALLEL}"]
     # Without the second variable llama.cpp calls a debugger when it aborts, which may hang.
     environment = os.environ | {API_KEY_VARIABLE: key, "GGML_NO_BACKTRACE": "1"}
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
@@ -97,14 +104,16 @@ def new_gguf_app(child: Child, *, name: str) -> Starlette:
         trust_env=False,  # a proxy has no business between this process and its child
     )
 
-    async def forward(method: str, path: str, body: bytes | None = None) -> Response:
+    async def send(method: str, path: str, body: bytes | None = None) -> httpx.Response:
         headers = {"Content-Type": "application/json"} if body else {}
         try:
-            reply = await client.send(
+            return await client.send(
                 client.build_request(method, path, content=body, headers=headers), stream=True
             )
         except httpx.HTTPError as error:
             raise Refused(502, "llama.cpp does not answer: start the server again") from error
+
+    def passed_on(reply: httpx.Response) -> Response:
         return StreamingResponse(
             reply.aiter_raw(),
             reply.status_code,
@@ -115,10 +124,18 @@ def new_gguf_app(child: Child, *, name: str) -> Starlette:
     async def complete(request: Request) -> Response:
         body = await read_json(request, max_bytes=MAX_BODY_BYTES)
         given = {key: value for key, value in body.items() if value is not None}
-        return await forward("POST", request.url.path, json.dumps(DEFAULTS | given).encode())
+        sending = asyncio.create_task(send("POST", request.url.path, json.dumps(DEFAULTS | given).encode()))
+        gone = asyncio.create_task(client_gone(request))
+        try:
+            await asyncio.wait((sending, gone), return_when=asyncio.FIRST_COMPLETED)
+            return passed_on(sending.result()) if sending.done() else Response(status_code=CLIENT_GONE)
+        finally:
+            # llama.cpp stops when the connection is closed.
+            sending.cancel()
+            gone.cancel()
 
     async def models(_: Request) -> Response:
-        return await forward("GET", "/v1/models")
+        return passed_on(await send("GET", "/v1/models"))
 
     async def health(_: Request) -> Response:
         try:
@@ -134,7 +151,7 @@ def new_gguf_app(child: Child, *, name: str) -> Starlette:
         async with client:
             yield
 
-    return new_app(
+    app = new_app(
         [
             Route("/v1/chat/completions", complete, methods=["POST"]),
             Route("/v1/completions", complete, methods=["POST"]),
@@ -143,6 +160,8 @@ def new_gguf_app(child: Child, *, name: str) -> Starlette:
         ],
         lifespan,
     )
+    app.add_middleware(Places, at_most=MAX_IN_FLIGHT)
+    return app
 
 
 @contextmanager
@@ -150,7 +169,13 @@ def open_app(request: ServeRequest) -> Iterator[tuple[Starlette, str]]:
     """Application and runtime of a GGUF file.
 
     Raises:
-        DependencyError, ModelError: llama.cpp is missing or cannot load it.
+        DependencyError, ModelError: llama.cpp is missing or cannot load it, or it is not what was checked.
     """
-    with open_llama_server(Path(request.gguf or ""), name=request.name) as child:
+    path = Path(request.gguf or "")
+    if request.sha256 is not None and path.is_file() and sha256_file(path) != request.sha256:
+        raise ModelError(
+            f"`{path}` is not the file that was checked: its SHA-256 is another one",
+            "it was changed or damaged since; export again",
+        )
+    with open_llama_server(path, name=request.name) as child:
         yield new_gguf_app(child, name=request.name), child.runtime

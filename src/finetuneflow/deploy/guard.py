@@ -65,8 +65,9 @@ async def read_json(request: Request, *, max_bytes: int) -> dict[str, Any]:
                 413, f"the body is longer than {max_bytes:,} bytes: send less at once", code="body_too_long"
             )
     try:
-        value = json.loads(data)
-        if b"\\u" in data:
+        text = data.decode()  # `json.loads` would guess at bytes, and let half a surrogate pair through
+        value = json.loads(text)
+        if "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no text
     except (ValueError, RecursionError) as error:
         raise Refused(400, "the body is not JSON in UTF-8", code="invalid_json") from error
@@ -93,19 +94,23 @@ class Guard:
         await self._app(scope, receive, send)
 
     def _refusal(self, method: str, path: str, headers: Headers) -> Refused | None:
-        host = headers.get("host", "")
-        # A page that gave its own name our address (DNS rebinding) still sends its own name.
-        if self._loopback and not is_loopback(urlsplit(f"//{host}").hostname or ""):
-            return Refused(403, f"this server answers to 127.0.0.1 and localhost, not to `{host[:80]}`")
-        origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
-            return Refused(403, "web pages of other origins are not served")
         if self._key is not None and path != HEALTH:
             scheme, _, given = headers.get("authorization", "").partition(" ")
             if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._key):
                 return Refused(
                     401, "a valid API key is needed: `Authorization: Bearer KEY`", code="invalid_api_key"
                 )
+        host, origin = headers.get("host", ""), headers.get("origin")
+        try:
+            called = urlsplit(f"//{host}").hostname or ""
+            page = None if origin is None else urlsplit(origin).netloc
+        except ValueError:
+            return Refused(400, "`Host` or `Origin` is no address")
+        # A page that gave its own name our address (DNS rebinding) still sends its own name.
+        if self._loopback and not is_loopback(called):
+            return Refused(403, f"this server answers to 127.0.0.1 and localhost, not to `{host[:80]}`")
+        if page is not None and page != host:
+            return Refused(403, "web pages of other origins are not served")
         # Browsers send JSON to another site only after asking, and we never say yes.
         if method == "POST" and headers.get("content-type", "").partition(";")[0].strip().lower() != (
             "application/json"

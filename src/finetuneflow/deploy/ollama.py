@@ -44,6 +44,13 @@ CHECK_NAME = "finetuneflow-check"
 ALLOWED_SHARE = 0.9
 """Of the answers that llama.cpp gave alike in the export's own check, so many must come alike from Ollama:
 another build of llama.cpp, or a GPU, may decide a tie otherwise."""
+ENOUGH_ALIKE = 5
+"""So many of the answers asked again must have been alike in the export's own check, or they show nothing."""
+NEARLY_ALL = 0.8
+"""Of the trained model's answer, that an answer cut at the same number of tokens must reach."""
+DELETE_SECONDS = 30.0
+LAST_SECONDS = 1.0
+"""To remove the check's model when the process is ended: it is killed two seconds after it was asked."""
 SHOWN_CHARACTERS = 160
 MEGABYTE = 1_000_000
 BLOCKS_BETWEEN_EVENTS = 16
@@ -53,7 +60,7 @@ def run(config: OllamaConfig, inputs: OllamaInputs, job: JobFolder) -> OllamaDep
     """Uploads what the server does not have, creates the model, asks it, and gives it its name.
 
     Raises:
-        UsageError: a name, a parameter or a server that cannot be used.
+        UsageError: a name, a parameter or a server that cannot be used, or too coarse a file.
         NotFoundError: the exported files are gone.
         OllamaError: the server cannot be reached, refuses or fails; the wanted name is as it was.
         ParityError: Ollama does not answer like the trained model; the wanted name is as it was.
@@ -65,6 +72,7 @@ def run(config: OllamaConfig, inputs: OllamaInputs, job: JobFolder) -> OllamaDep
     check_name(config.name)
     parameters = check_parameters(config.parameters)
     parity = _read_parity(Path(inputs.parity))
+    asked = _asked(parity, config)
     model, files = _model(config, inputs, parameters)
     with OllamaClient(url) as client:
         version = client.version()
@@ -77,7 +85,7 @@ def run(config: OllamaConfig, inputs: OllamaInputs, job: JobFolder) -> OllamaDep
         digests = {name: digest for name, (_, digest) in files.items()}
         replaced = full_name(config.name).lower() in (name.lower() for name in client.names())
         with _checked_model(client, model, digests, job) as name:
-            found = _ask(client, name, parity, config, parameters, job)
+            found = _ask(client, name, asked, config, parameters, job)
             _require(found, parity, config)
             client.create(create_body(model, config.name, digests))
         client.show(config.name)
@@ -113,6 +121,23 @@ def _read_parity(path: Path) -> ParityResult:
             f"the export did not pass its own check: {parity.first_difference}", "export again, as f16"
         )
     return parity
+
+
+def _asked(parity: ParityResult, config: OllamaConfig) -> list[ParityPrompt]:
+    """The prompts to ask again. Raises UsageError when their answers would show nothing."""
+    asked = [example for example in parity.examples if example.continuation_equal is not None]
+    asked = asked[: config.prompts]
+    if not asked:
+        raise UsageError("the export's check kept no answers to compare with", "export again")
+    alike = sum(bool(example.continuation_equal) for example in asked)
+    if alike < min(ENOUGH_ALIKE, len(asked)):
+        raise UsageError(
+            f"this {parity.quantization} file is too coarse to be checked by whole answers: "
+            f"in the export's own check {alike} of {len(asked)} were those of the trained model",
+            "deploy a finer one: --quantization q8_0 or f16",
+            code="too_coarse",
+        )
+    return asked
 
 
 def _model(
@@ -179,30 +204,30 @@ def _checked_model(
     It has no system prompt, for the prompts say their own, and no parameter that samples.
     """
     name = f"{CHECK_NAME}:{name_from(job.path.name)}"
+    patience = DELETE_SECONDS
     window = {key: value for key, value in model.parameters.items() if key == "num_ctx"}
     asked = Modelfile(gguf=model.gguf, adapter=model.adapter, template=model.template, parameters=window)
     try:
         client.create(create_body(asked, name, digests))
         yield name
+    except SystemExit:
+        patience = LAST_SECONDS
+        raise
     finally:
         # The failure that led here is the one to tell; at success the name matters little.
-        with suppress(OllamaError):
-            client.delete(name)
+        with suppress(OllamaError), OllamaClient(client.url, answer_seconds=patience) as last:
+            last.delete(name)
 
 
 def _ask(
     client: OllamaClient,
     name: str,
-    parity: ParityResult,
+    examples: Sequence[ParityPrompt],
     config: OllamaConfig,
     parameters: Mapping[str, Any],
     job: JobFolder,
 ) -> list[str | None]:
     """Asks the prompts of the export's check again; gives what differs for each, None where nothing does."""
-    examples = [example for example in parity.examples if example.continuation_equal is not None]
-    examples = examples[: config.prompts]
-    if not examples:
-        raise UsageError("the export's check kept no answers to compare with", "export again")
     longest = max(len(example.ids) for example in examples) + config.max_new_tokens
     options = {
         "temperature": 0,
@@ -224,8 +249,9 @@ def _difference(number: int, example: ParityPrompt, answer: ChatAnswer) -> str |
     trained, served = example.trained_text.strip(), answer.text.strip()
     if answer.thinking or "<think>" in trained:
         trained, served = _words(trained), _words(f"{answer.thinking} {served}")
-    # An answer that was cut may end anywhere; one that ran on where the trained model ended may not.
-    if served == trained or (answer.cut and trained.startswith(served)):
+    # Both were cut at as many tokens, but not between the same characters.
+    cut = answer.cut and trained.startswith(served) and len(served) >= NEARLY_ALL * len(trained)
+    if served == trained or cut:
         return None
     place = next((i for i, pair in enumerate(zip(trained, served, strict=False)) if len(set(pair)) > 1), None)
     if place is None:

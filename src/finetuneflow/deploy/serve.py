@@ -8,7 +8,9 @@ SIGINT, or when its stdin is closed.
 from __future__ import annotations
 
 import errno
+import itertools
 import json
+import logging
 import os
 import signal
 import socket
@@ -34,6 +36,8 @@ APPS = {
 """By name, so that a GGUF is served without torch; each gives a context of application and runtime."""
 GRACE_SECONDS = 3
 """What answers under way are given when the server is asked to end."""
+MOST_LOGGED = 100
+"""Messages kept of a server: whoever sends nonsense must not fill the disk."""
 IDLE_SECONDS = 75
 """How long a connection may stay open between two requests."""
 
@@ -130,6 +134,9 @@ def main() -> int:
     """Serves as stdin says; gives the exit code."""
     signal.signal(signal.SIGTERM, _end)
     signal.signal(signal.SIGINT, _end)
+    handler, count = logging.StreamHandler(), itertools.count()
+    handler.addFilter(lambda _: next(count) < MOST_LOGGED)
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     # Libraries may print: what they say goes to stderr, the pipe is for our one line.
     pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)

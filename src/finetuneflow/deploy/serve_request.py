@@ -28,6 +28,8 @@ class ServeRequest(Schema):
     """0: any free one."""
     gguf: str | None = None
     """The GGUF file, for llama.cpp."""
+    sha256: str | None = None
+    """Of the GGUF file that was checked; null: nobody has checked it."""
     base_model: str = ""
     model: str | None = None
     """Folder of a whole trained model."""

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 import time
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 
 from pydantic import ValidationError
 
@@ -33,10 +35,13 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def main(arguments: Sequence[str], stages: Stages = STAGES) -> int:
     """Runs the job in the folder named by the only argument; gives the exit status."""
     folder = Path(arguments[0])
+    asked_to_end = _listen()
     begun = time.monotonic()
     try:
         outcome = JobResult(status="success", result=_perform(folder, stages))
     except BaseException as error:
+        if asked_to_end:
+            _end_by_signal()
         # Everything, also SystemExit and KeyboardInterrupt: a job always says how it ended.
         if not isinstance(error, JobCancelled):
             _log(error)
@@ -49,6 +54,25 @@ def main(arguments: Sequence[str], stages: Stages = STAGES) -> int:
         _log(error)
         return EXIT_DISK_FULL
     return EXIT_OK if outcome.status == "success" else EXIT_FAILED
+
+
+def _listen() -> list[int]:
+    """Makes SIGTERM an exception, so that a stage can put away what it has elsewhere; gives its record."""
+    asked_to_end: list[int] = []
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)  # once is enough, and must not disturb the putting away
+        asked_to_end.append(number)
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, end)
+    return asked_to_end
+
+
+def _end_by_signal() -> None:
+    """Ends without a result: the supervisor, who sent the signal or sees it, says how the job ended."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _log(error: BaseException) -> None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from finetuneflow.artifacts import JOB, LICENSE, PARITY, JobFolder
+from finetuneflow.artifacts import GGUF_ADAPTER, GGUF_MODEL, JOB, LICENSE, PARITY, JobFolder
 from finetuneflow.errors import NotFoundError, UsageError
 from finetuneflow.providers.modelfile import check_name, check_parameters, name_from, window
 from finetuneflow.providers.ollama import OllamaClient
@@ -131,8 +131,8 @@ def deploy_ollama(
         base_gguf=str(check_base(base_gguf)) if use_adapter else None,
         license=license_file.read_text(encoding="utf-8") if license_file.is_file() else None,
     )
-    # The check compares whole answers: none may be longer than those that the export kept.
-    config.max_new_tokens = min(config.max_new_tokens, _longest_answer(folder))
+    # The check compares whole answers: they may be as long as those that the export kept, and no longer.
+    config.max_new_tokens = _longest_answer(folder)
     job_id = jobs.new_id(PREFIX.removesuffix("-"))
     spec = JobSpec(
         id=job_id,
@@ -152,15 +152,25 @@ def result(context: Context, job_id: str) -> OllamaDeployment:
     return OllamaDeployment.model_validate(jobs.ensure_success(context, job_id).result)
 
 
+def modelfile(context: Context, job_id: str) -> str:
+    """The Modelfile of a deployment that ended well, to be kept anywhere: it names its files absolutely."""
+    text, folder = result(context, job_id).modelfile, Path(jobs.get_job(context, job_id).folder)
+    for name in (GGUF_MODEL, GGUF_ADAPTER):
+        if (folder / name).is_symlink():
+            # The first one: the same words may stand in a prompt further down.
+            text = text.replace(f" ./{name}\n", f" {(folder / name).resolve()}\n", 1)
+    return text
+
+
 def list_deployments(context: Context, *, limit: int = 100) -> list[Deployment]:
     """Deployments, newest first."""
     return [_deployment(context, job) for job in jobs.list_jobs(context, kind="deploy", limit=limit)]
 
 
 def _adapter(context: Context, run_id: str) -> str:
-    for job in exports.list_exports(context, run_id=run_id):
-        if job.status == "success" and (name := exports.result(context, job.id).gguf_adapter):
-            return str(Path(job.folder) / name)
+    for job, export in exports.finished(context, run_id):
+        if export.gguf_adapter and (path := Path(job.folder) / export.gguf_adapter).is_file():
+            return str(path)
     raise NotFoundError(
         f"run {run_id} has no adapter exported as GGUF",
         f"finetuneflow export {run_id} --to gguf-adapter",

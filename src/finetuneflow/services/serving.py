@@ -23,6 +23,7 @@ from finetuneflow.deploy.serve_request import (
 )
 from finetuneflow.errors import DependencyError, FineTuneFlowError, ModelError, NotFoundError, UsageError
 from finetuneflow.jobs.processes import end_with_parent
+from finetuneflow.schemas.export import GgufResult
 from finetuneflow.schemas.run import Run, TrainResult
 from finetuneflow.services import exports, jobs, runs
 from finetuneflow.services.context import Context
@@ -119,7 +120,7 @@ def find_model(context: Context, reference: str, *, engine: EngineChoice = "auto
     if engine != "transformers" and run.recipe.task == "causal_lm":
         found = exports.latest_gguf(context, reference)
         if found is not None:
-            return ServeRequest(engine="llama.cpp", name=_name(run), gguf=str(found[2]))
+            return _of_gguf(run, found[1], found[2])
     if engine == "llama.cpp":
         if run.recipe.task != "causal_lm":
             raise UsageError(
@@ -139,7 +140,7 @@ def _of_export(context: Context, export_id: str, engine: EngineChoice) -> ServeR
     if result.gguf is not None and engine != "transformers":
         if not result.gguf.parity.passed:
             raise UsageError(f"the GGUF of {export_id} failed its check", "export the run again")
-        return ServeRequest(engine="llama.cpp", name=_name(run), gguf=str(folder / result.gguf.path))
+        return _of_gguf(run, result.gguf, folder / result.gguf.path)
     if engine == "llama.cpp":
         raise UsageError(
             f"{export_id} has no GGUF file", f"make one: `finetuneflow export {run.id} --to gguf`"
@@ -148,6 +149,10 @@ def _of_export(context: Context, export_id: str, engine: EngineChoice) -> ServeR
     if result.merged is not None:
         return request.model_copy(update={"model": str(folder / result.merged), "adapter": None})
     return request
+
+
+def _of_gguf(run: Run, gguf: GgufResult, path: Path) -> ServeRequest:
+    return ServeRequest(engine="llama.cpp", name=_name(run), gguf=str(path), sha256=gguf.sha256)
 
 
 def _of_weights(run: Run, trained: TrainResult) -> ServeRequest:

@@ -5,7 +5,16 @@ from __future__ import annotations
 import hashlib
 import sys
 
-from finetuneflow.artifacts import GGUF_FOLDER, GGUF_MODEL, LICENSE, MODELFILE, PARITY, JobFolder, write_text
+from finetuneflow.artifacts import (
+    GGUF_ADAPTER,
+    GGUF_FOLDER,
+    GGUF_MODEL,
+    LICENSE,
+    MODELFILE,
+    PARITY,
+    JobFolder,
+    write_text,
+)
 from finetuneflow.export.modelfile import render_modelfile
 from finetuneflow.jobs.stages import STAGES
 from finetuneflow.jobs.worker import main
@@ -52,6 +61,11 @@ def train(config: Recipe, inputs: TrainInputs, job: JobFolder) -> TrainResult:
 
 def export(config: ExportConfig, inputs: ExportInputs, job: JobFolder) -> ExportResult:
     """A file that begins like a GGUF, a check that passed, and the licence of the base."""
+    adapter = GGUF_ADAPTER if "gguf-adapter" in config.kinds else None
+    if adapter:
+        (job.path / adapter).write_bytes(b"GGUF adapter")
+    if "gguf" not in config.kinds:
+        return ExportResult(run_id=inputs.run_id, gguf_adapter=adapter)
     folder = job.path / GGUF_FOLDER
     data = b"GGUF" + config.quantization.encode() * 1000
     parity = ParityResult(
@@ -94,7 +108,7 @@ def export(config: ExportConfig, inputs: ExportInputs, job: JobFolder) -> Export
         modelfile=f"{GGUF_FOLDER}/{MODELFILE}",
         parity=parity,
     )
-    return ExportResult(run_id=inputs.run_id, gguf=gguf)
+    return ExportResult(run_id=inputs.run_id, gguf=gguf, gguf_adapter=adapter)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,9 @@ Training and export are stand-ins.
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,8 +18,10 @@ import pytest
 
 from finetuneflow.artifacts import Workspace
 from finetuneflow.cli import deploy
+from finetuneflow.errors import NotFoundError
 from finetuneflow.jobs.local import LocalExecutor
 from finetuneflow.schemas.example import Example, Message
+from finetuneflow.schemas.export import ExportKind
 from finetuneflow.schemas.recipe import Recipe
 from finetuneflow.schemas.run import Run
 from finetuneflow.services import datasets, deployments, exports, jobs, runs, serving
@@ -76,12 +80,12 @@ def test_the_documented_command(cli: Any, ollama: Any, run: Run, tmp_path: Path)
     modelfile = tmp_path / "Modelfile.applications"
     said = cli(
         *("deploy", "ollama", run.id, "--name", "applications-ia", "--url", ollama.url),
-        *("--system", "Tu es un assistant expert.\nTu réponds de manière précise."),
+        *("--system", "Tu es un assistant expert.\nFROM ./model.gguf\nTu réponds de manière précise."),
         *("--parameter", "temperature=0.7", "--parameter", "top_p=0.9", "--modelfile", modelfile),
     )
     assert said.code == 0, said.err
     model = ollama.models["applications-ia:latest"]
-    assert model["system"] == "Tu es un assistant expert.\nTu réponds de manière précise."
+    assert model["system"] == "Tu es un assistant expert.\nFROM ./model.gguf\nTu réponds de manière précise."
     assert model["parameters"] == {"repeat_penalty": 1, "num_ctx": 4096, "temperature": 0.7, "top_p": 0.9}
     assert model["license"] == "Licence of the base\n"
     assert "20 of 20 answers the same" in said.out
@@ -89,7 +93,11 @@ def test_the_documented_command(cli: Any, ollama: Any, run: Run, tmp_path: Path)
     assert "Next: ollama run applications-ia" in said.err
     assert "not what the model was trained with: its examples had another one" in said.err
     lines = modelfile.read_text(encoding="utf-8").splitlines()
-    assert lines[0] == "FROM ./model.gguf"
+    named = Path(lines[0].removeprefix("FROM "))
+    assert named.is_absolute()
+    assert named.read_bytes().startswith(b"GGUF")
+    assert not named.is_symlink()
+    assert "FROM ./model.gguf" in lines[1:], "a prompt is nobody's to change"
     assert {"PARAMETER temperature 0.7", "PARAMETER top_p 0.9", "PARAMETER num_ctx 4096"} <= set(lines)
 
 
@@ -136,6 +144,7 @@ REFUSED = [
     (("--url", "http://models.example:11434"), "--allow-remote"),
     (("--url", "http://127.0.0.1:9"), "no Ollama server answers"),
     (("--adapter",), "0.34.1 refuses adapters"),
+    (("--modelfile", "Modelfile", "--detach"), "leave one of them out"),
     (("--parameter", "typical_p=0.5"), "0.34.1 refuses `typical_p`"),
 ]
 
@@ -220,6 +229,68 @@ def test_a_detached_deployment_prints_its_id_alone(context: Context, cli: Any, o
     said = cli("deploy", "ollama", run.id, "--url", ollama.url, "--detach")
     assert said.code == 0, said.err
     assert jobs.wait(context, said.out.strip()).status == "success"
+
+
+def test_an_exported_file_is_served_only_as_it_was_checked(context: Context, run: Run) -> None:
+    config = exports.default_config(context, run.id).model_copy(update={"kinds": ["gguf"]})
+    export = jobs.wait(context, exports.start(context, run.id, config=config).id)
+    gguf = exports.result(context, export.id).gguf
+    assert gguf is not None
+    for reference in (run.id, export.id):
+        assert serving.find_model(context, reference).sha256 == gguf.sha256
+    path = Path(export.folder) / gguf.path
+    assert serving.find_model(context, str(path)).sha256 is None
+
+
+def test_an_exported_adapter_whose_files_are_gone_is_passed_over(
+    context: Context, ollama: Any, run: Run, tmp_path: Path
+) -> None:
+    ollama.version = "0.33.0"
+    base = tmp_path / "base.gguf"
+    base.write_bytes(b"GGUF")
+    config = exports.default_config(context, run.id)
+    kinds: list[list[ExportKind]] = [["gguf", "gguf-adapter"], ["gguf-adapter"], ["gguf-adapter"]]
+    made = [
+        jobs.wait(
+            context,
+            exports.start(context, run.id, config=config.model_copy(update={"kinds": asked})).id,
+            poll_seconds=0.02,
+        )
+        for asked in kinds
+    ]
+    (Path(made[1].folder) / "adapter.gguf").unlink()
+    shutil.rmtree(made[2].folder)
+    options: dict[str, Any] = {"url": ollama.url, "use_adapter": True, "base_gguf": base}
+    job = deployments.deploy_ollama(context, run.id, **options)
+    assert jobs.wait(context, job.id, poll_seconds=0.02).status == "success"
+    (model,) = ollama.models.values()
+    assert list(model["adapters"]) == ["adapter.gguf"]
+    (Path(made[0].folder) / "adapter.gguf").unlink()
+    with pytest.raises(NotFoundError, match="no adapter"):
+        deployments.deploy_ollama(context, run.id, **options)
+
+
+def test_a_cancelled_deployment_leaves_nothing_on_a_busy_server(
+    context: Context, cli: Any, ollama: Any, reply: Any, run: Run
+) -> None:
+    assert cli("deploy", "ollama", run.id, "--url", ollama.url, "--name", "before").code == 0
+    busy, over = threading.Event(), threading.Event()
+
+    def answer(_: object) -> Any:
+        busy.set()
+        over.wait(60)
+        return reply("Oui.")
+
+    ollama.answer = answer
+    job = deployments.deploy_ollama(context, run.id, url=ollama.url)
+    try:
+        assert busy.wait(30)
+        assert len(ollama.models) == 2
+        jobs.cancel(context, job.id)
+        assert jobs.wait(context, job.id, poll_seconds=0.02).status == "cancelled"
+        assert list(ollama.models) == ["before:latest"]
+    finally:
+        over.set()
 
 
 def test_system_prompts_that_differ_give_none_and_an_empty_one_is_none(

@@ -26,8 +26,10 @@ def answer_to(number: int) -> str:
     return f"Application {number} : gestion des congés."
 
 
-def parity(*, equal: int = PROMPTS, passed: bool = True, system: str | None = None) -> ParityResult:
-    """The check of an export whose answers were alike for `equal` of the prompts."""
+def parity(
+    *, equal: int = PROMPTS, passed: bool = True, system: str | None = None, alike: int = PROMPTS
+) -> ParityResult:
+    """The check of an export whose answers were alike for `equal` of the prompts; `alike` of the examples."""
     head = [{"role": "system", "content": system}] if system else []
     return ParityResult(
         passed=passed,
@@ -51,7 +53,7 @@ def parity(*, equal: int = PROMPTS, passed: bool = True, system: str | None = No
                 ids=list(range(40)),
                 trained_text=answer_to(number),
                 served_text=answer_to(number),
-                continuation_equal=True,
+                continuation_equal=number < alike,
             )
             for number in range(PROMPTS)
         ],
@@ -245,9 +247,35 @@ def test_an_answer_that_runs_on_is_a_difference(case: Case, reply: Any) -> None:
     assert "the trained model says ``, Ollama `Et encore`" in error.message
 
 
-def test_an_answer_that_was_cut_is_compared_as_far_as_it_goes(case: Case, reply: Any) -> None:
-    case.ollama.answer = lambda question: reply(case.answer(question).text[:12], True)
-    assert case.deploy(max_new_tokens=4).answers_equal == 20
+def test_an_answer_that_was_cut_may_end_a_few_characters_early(case: Case, reply: Any) -> None:
+    case.ollama.answer = lambda question: reply(case.answer(question).text.strip()[:-4], True)
+    assert case.deploy().answers_equal == 20
+
+
+@pytest.mark.parametrize("characters", [0, 12])
+def test_an_answer_that_was_cut_long_before_its_end_is_a_difference(
+    case: Case, reply: Any, characters: int
+) -> None:
+    case.ollama.answer = lambda question: reply(case.answer(question).text[:characters], True)
+    case.fails(ParityError, "0 of 20")
+
+
+@pytest.mark.parametrize("alike", [0, 4])
+def test_a_file_too_coarse_to_be_checked_by_answers_is_not_sent(case: Case, alike: int) -> None:
+    case.check = parity(equal=alike, alike=alike)
+    case.wrong = set(range(20))
+    error = case.fails(UsageError, f"too coarse .* {alike} of 20 were those of the trained model")
+    assert error.code == "too_coarse"
+    assert "--quantization q8_0" in error.hint
+    assert case.ollama.requests == []
+
+
+def test_a_coarse_file_with_a_few_answers_alike_is_checked_by_them(case: Case) -> None:
+    case.check = parity(equal=6, alike=6)
+    case.wrong = set(range(5, 20))
+    assert case.deploy().answers_equal == 5
+    case.wrong = set(range(4, 20))
+    case.fails(ParityError, "4 of 20")
 
 
 def test_an_answer_that_stops_early_is_a_difference(case: Case, reply: Any) -> None:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -29,7 +29,9 @@ class Server:
 
 
 @contextmanager
-def start(request: dict[str, Any], *, api_key: str | None = None) -> Iterator[Server]:
+def start(
+    request: dict[str, Any], *, api_key: str | None = None, stderr: IO[str] | None = None
+) -> Iterator[Server]:
     """The program with a request; it is ended in the end."""
     environment = {name: value for name, value in os.environ.items() if name != KEY}
     environment |= {"FTF_THREADS": "1", "OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "0"}
@@ -37,6 +39,7 @@ def start(request: dict[str, Any], *, api_key: str | None = None) -> Iterator[Se
         [sys.executable, "-P", "-m", "finetuneflow.deploy.serve"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        stderr=stderr,
         text=True,
         env=environment | ({KEY: api_key} if api_key else {}),
     )

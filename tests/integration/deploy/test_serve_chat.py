@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
 import openai
 import pytest
+from starlette.applications import Starlette
 
+from finetuneflow.deploy import chat_server
 from finetuneflow.deploy.chat_request import read_chat_request
-from finetuneflow.deploy.chat_server import ChatModel, Piece
+from finetuneflow.deploy.chat_server import ChatModel, Piece, new_chat_app
+from finetuneflow.deploy.guard import Refused
 from finetuneflow.modeling.generate import generate
 from finetuneflow.modeling.load import LoadedModel, load_causal_lm
 
@@ -179,3 +185,80 @@ def test_an_answer_that_nobody_waits_for_is_given_up(loaded: LoadedModel) -> Non
     chat.close()
     assert heard[0].text
     assert heard[-1].new_tokens < expected(loaded, QUESTIONS[2], 60).new_tokens
+
+
+@contextmanager
+def busy(loaded: LoadedModel) -> Iterator[ChatModel]:
+    """A model in the middle of an answer, until the test is over."""
+    chat = ChatModel(loaded)
+    over = threading.Event()
+    request = read_chat_request({"messages": asked(QUESTIONS[0]), "max_tokens": 60})
+    under_way = threading.Event()
+
+    def hold(_: Piece) -> None:
+        under_way.set()
+        over.wait(60)
+
+    chat.ask(chat.encode(asked(QUESTIONS[0])), request, hold)
+    assert under_way.wait(30)
+    try:
+        yield chat
+    finally:
+        over.set()
+        chat.close()
+
+
+def test_a_question_that_was_given_up_frees_its_place(
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chat_server, "MAX_WAITING", 2)
+    request = read_chat_request({"messages": asked(QUESTIONS[0]), "max_tokens": 2})
+    with busy(loaded) as chat:
+        prompt = chat.encode(asked(QUESTIONS[0]))
+        waiting = chat.ask(prompt, request, lambda _: None)
+        with pytest.raises(Refused) as refused:
+            chat.ask(prompt, request, lambda _: None)
+        assert refused.value.status == 503
+        waiting.cancelled.set()
+        chat.ask(prompt, request, lambda _: None)
+
+
+@pytest.mark.parametrize("pieces", [0, 1])
+def test_a_stream_dropped_before_or_at_its_first_piece_frees_its_place(
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch, pieces: int
+) -> None:
+    monkeypatch.setattr(chat_server, "MAX_WAITING", 2)
+
+    async def ask(app: Starlette, *, leave_after: int | None) -> list[Any]:
+        sent: list[Any] = []
+        gone = asyncio.Event()
+        body = json.dumps({"messages": asked(QUESTIONS[0]), "stream": True, "max_tokens": 2}).encode()
+        messages = iter([{"type": "http.request", "body": body, "more_body": False}])
+
+        async def receive() -> Any:
+            message = next(messages, None)
+            if message is None and leave_after:
+                await gone.wait()
+            return message or {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+            if len(sent) == 1 + (leave_after or 0):
+                gone.set()
+
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "method": "POST",
+            "path": "/v1/chat/completions",
+            "query_string": b"",
+            "headers": [],
+        }
+        await asyncio.wait_for(app(scope, receive, send), 20)
+        return sent
+
+    with busy(loaded) as chat:
+        app = new_chat_app(chat, name="mine", runtime="test")
+        for _ in range(3):
+            sent = asyncio.run(ask(app, leave_after=pieces))
+            assert not sent or sent[0]["status"] == 200

@@ -157,6 +157,12 @@ def test_what_cannot_be_labelled_is_refused_by_name(
     assert len(error["message"]) < 200
 
 
+def test_half_a_character_is_refused(server: httpx.Client) -> None:
+    body = b'{"text": "\xed\xa0\x80"}'
+    reply = server.post("/predict", content=body, headers={"Content-Type": "application/json"})
+    assert (reply.status_code, reply.json()["error"]["code"]) == (400, "invalid_json")
+
+
 def test_many_small_requests_at_once_each_get_their_own_labels(server: httpx.Client) -> None:
     asked = texts(64)
     together = server.post("/predict", json={"texts": asked}).json()["predictions"]
@@ -181,7 +187,9 @@ def test_texts_that_wait_go_through_the_model_together() -> None:
         await asyncio.sleep(0.01)
         more = [asyncio.create_task(gatherer([str(number), str(-number)])) for number in range(1, 20)]
         answers = await asyncio.gather(first, *more)
-        bad = await asyncio.gather(gatherer(["bad"]), return_exceptions=True)
+        bad = await asyncio.gather(
+            *(gatherer([text]) for text in ("4", "bad", "5", "6")), return_exceptions=True
+        )
         full = await asyncio.gather(
             *(gatherer(["1"] * 1000) for _ in range(5)), gatherer(["7"]), return_exceptions=True
         )
@@ -194,7 +202,8 @@ def test_texts_that_wait_go_through_the_model_together() -> None:
         *([float(number), -float(number)] for number in range(1, 20)),
     ]
     assert seen[:2] == [1, 38]
-    assert isinstance(bad[0], ZeroDivisionError)
+    assert isinstance(bad[1], ZeroDivisionError)
+    assert [answer[0].probabilities[0] for answer in (bad[0], *bad[2:])] == [4.0, 5.0, 6.0]
     assert [isinstance(answer, Refused) for answer in full] == [False] * 4 + [True, True]
     assert full[-1].status == 503
 

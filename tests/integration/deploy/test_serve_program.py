@@ -16,6 +16,7 @@ import openai
 import psutil
 import pytest
 
+from finetuneflow.artifacts import sha256_file
 from finetuneflow.errors import FineTuneFlowError, UsageError
 from finetuneflow.export.gguf.file import write_gguf
 from finetuneflow.modeling.llama_cpp import open_llama
@@ -152,6 +153,42 @@ def test_a_damaged_file_is_one_clear_error(tmp_path: Path, start_server: Start) 
         assert server.process.wait(timeout=20) == 1
     assert "llama.cpp cannot load" in error["message"]
     assert "Traceback" not in json.dumps(error)
+
+
+def test_a_file_that_changed_since_its_check_is_not_served(
+    gguf: Path, tmp_path: Path, start_server: Start
+) -> None:
+    checked = sha256_file(gguf)
+    with start_server({"engine": "llama.cpp", "gguf": str(gguf), "sha256": checked}) as server:
+        assert "address" in server.said
+    changed = tmp_path / "model.gguf"
+    data = bytearray(gguf.read_bytes())
+    data[-1] ^= 1  # a weight: llama.cpp would load it
+    changed.write_bytes(data)
+    with start_server({"engine": "llama.cpp", "gguf": str(changed), "sha256": checked}) as server:
+        assert "is not the file that was checked" in server.said["error"]["message"]
+        assert "export again" in server.said["error"]["hint"]
+        assert server.process.wait(timeout=20) == 1
+
+
+def test_a_name_may_begin_with_a_dash(request_: dict[str, Any], start_server: Start) -> None:
+    with start_server(request_ | {"name": "-v2"}) as server:
+        models = httpx.get(f"{server.address}/v1/models").json()["data"]
+    assert [model["id"] for model in models] == ["-v2"]
+
+
+def test_strangers_cannot_fill_the_log(request_: dict[str, Any], start_server: Start, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with log.open("w") as stderr, start_server(request_, api_key="s3cret", stderr=stderr) as server:
+        port = int(server.address.rpartition(":")[2])
+        for number in range(300):
+            wrong = b"nonsense\r\n\r\n" if number % 2 else b"GET / HTTP/1.1\r\nHost: [\r\n\r\n"
+            with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+                connection.sendall(wrong)
+                assert connection.recv(100).split()[1] in (b"400", b"401")
+    lines = log.read_text(encoding="utf-8").splitlines()
+    assert 0 < len(lines) <= 100
+    assert not [line for line in lines if "Traceback" in line]
 
 
 def test_the_service_announces_serves_and_ends_like_an_interrupt(

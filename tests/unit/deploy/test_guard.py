@@ -100,6 +100,20 @@ def test_pages_of_other_origins_are_refused_and_no_header_invites_them(origin: s
         assert not [name for name in answered.headers if name.startswith("access-control")]
 
 
+@pytest.mark.parametrize(
+    "headers", [{"Origin": "http://["}, {"Host": "["}, {"Host": "[x]:80"}, {"Origin": "http://[::1"}]
+)
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])  # noqa: S104 - nothing is bound
+def test_a_header_that_is_no_address_is_refused_and_only_who_has_the_key_is_told(
+    host: str, headers: dict[str, str]
+) -> None:
+    refused = ask("GET", "/health", host=host, key="s3cret", headers=headers)
+    assert refused.status_code == 400
+    error(refused)
+    assert ask("GET", "/echo", host=host, key="s3cret", headers=headers).status_code == 401
+    assert ask("GET", "/nowhere", host=host, headers=headers).status_code == 400
+
+
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", None])
 def test_what_a_page_may_send_without_asking_is_refused(kind: str | None) -> None:
     response = ask("POST", "/echo", content="{}", headers={"Content-Type": kind} if kind else {})
@@ -133,6 +147,9 @@ def test_the_right_key_passes_and_health_needs_none() -> None:
         (b'"text"', 400),
         (b'{"text": "\xff"}', 400),
         (b'{"text": "\\ud800"}', 400),
+        (b'{"text": "\xed\xa0\x80"}', 400),
+        ('{"text": "a"}'.encode("utf-16"), 400),
+        ('{"text": "a"}'.encode("utf-32-le"), 400),
         (b"[" * 90, 400),
         (b'{"text": "' + b"a" * 100 + b'"}', 413),
     ],

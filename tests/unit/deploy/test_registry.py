@@ -328,3 +328,29 @@ def test_a_name_that_yaml_would_take_for_something_else_is_quoted(name: str) -> 
 def test_what_cannot_be_set_alone_is_refused(source: str) -> None:
     with pytest.raises(InputError, match=r"`models\.r\.model_name` cannot be set"):
         set_text(source, ("models", "r", "model_name"), "n", Path("m.yaml"))
+
+
+def test_a_file_that_is_nested_too_deeply_is_refused(file: Path) -> None:
+    text = "models: " + "[" * 3000 + "]" * 3000 + "\n"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match="nested too deeply"):
+        promote(file, "v2")
+    assert file.read_text(encoding="utf-8") == text
+
+
+def test_rollback_to_another_model_of_the_same_name_is_refused(file: Path) -> None:
+    promote(file, "shared", run_id="run-1")
+    promote(file, "shared", run_id="run-2")
+    before = file.read_bytes(), registry.history(file)
+    with pytest.raises(UsageError, match="does not tell the two models apart: run run-1, then run run-2"):
+        rollback(file)
+    assert (file.read_bytes(), registry.history(file)) == before
+
+
+def test_a_model_that_was_promoted_twice_goes_with_one_rollback(file: Path) -> None:
+    promote(file, "v2", verdict=None, force_reason="urgent")
+    assert promote(file, "v2").version == 2
+    assert registry.current(file)[0].verdict == "PASS"
+    assert rollback(file) == "qwen3-sfd-analyzer"
+    with pytest.raises(UsageError, match="no model before"):
+        rollback(file)
