@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import importlib.metadata
+import io
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from finetuneflow.errors import InputError, JobCancelled, StorageError
-from finetuneflow.services import datasets
+from finetuneflow.services import datasets, predictions
 
 
 def raising(error: BaseException) -> Any:
@@ -236,6 +238,30 @@ def test_errors_are_told_in_one_manner(
     assert said.code == code
     assert said.out == ""
     assert said.err.strip() == text.strip()
+
+
+@pytest.mark.parametrize("command", [("predict", "run-1", "-"), ("chat", "run-1")])
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
+def test_stdin_that_is_no_utf8_is_told_with_the_remedy(
+    cli: Any, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...], errors: str
+) -> None:
+    latin = io.BytesIO("Où en est l'été ?\n".encode("latin1"))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(latin, encoding="utf-8", errors=errors))
+    monkeypatch.setattr(predictions, "open_model", lambda *_, **__: nullcontext())
+    said = cli(*command)
+    assert (said.code, said.out) == (2, "")
+    assert said.err.startswith("error: stdin is not UTF-8\n")
+    assert "iconv -f latin1 -t utf8" in said.err
+
+
+def test_no_message_steers_the_terminal(cli: Any, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        datasets, "statistics", raising(InputError("\x1b[2Jbad", "\x9b1mhint", path="\x07.csv"))
+    )
+    said = cli("dataset", "stats", dataset)
+    assert said.code == 1
+    assert "[2Jbad" in said.err
+    assert [code for code in "\x1b\x07\x9b" if code in said.err] == []
 
 
 def test_an_unforeseen_error_is_one_line_and_its_traceback_is_kept(

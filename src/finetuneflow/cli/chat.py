@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from typing import Annotated
 
 import typer
@@ -11,6 +10,7 @@ import typer
 from finetuneflow.cli.group import Json, examples, new_app
 from finetuneflow.cli.json_output import print_json
 from finetuneflow.cli.output import print_line, say, visible
+from finetuneflow.cli.standard_input import lines
 from finetuneflow.services import predictions
 from finetuneflow.services.context import using_context
 
@@ -53,7 +53,7 @@ def chat(
     ):
         if sys.stdin.isatty():
             say(f"Talking to {model_id}. {RESET} starts afresh, Ctrl-D ends.")
-        for question in _lines():
+        for question in lines():
             if question == RESET:
                 turns = []
                 continue
@@ -65,15 +65,3 @@ def chat(
                 sys.stdout.flush()
     if as_json:
         print_json({"run": model_id, "messages": turns})
-
-
-def _lines() -> Iterator[str]:
-    while True:
-        if sys.stdin.isatty():
-            sys.stderr.write("> ")
-            sys.stderr.flush()
-        line = sys.stdin.readline()
-        if not line:
-            return
-        if line.strip():
-            yield line.strip()

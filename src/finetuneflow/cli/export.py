@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from finetuneflow.cli.progress import follow_to_end
 from finetuneflow.cli.runs import RunId
 from finetuneflow.cli.scores import print_parity
 from finetuneflow.cli.tables import print_fields, print_table
-from finetuneflow.errors import UsageError
+from finetuneflow.errors import FineTuneFlowError, StorageError, UsageError
 from finetuneflow.schemas.export import ExportConfig, ExportKind, ExportResult, Quantization
 from finetuneflow.services import exports
 from finetuneflow.services.context import Context, using_context
@@ -73,8 +74,8 @@ def export(
     The GGUF file is loaded by llama.cpp and asked what the trained model was asked: one that does not answer
     alike is refused, and kept apart in the workspace.
     """
-    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"`{out}` is there already", "choose another folder, or remove it first")
+    if out is not None:
+        out = _new_folder(out)
     with using_context() as context:
         config = _config(context, run_id, kinds, quantization, language)
         job = exports.start(context, run_id, config=config)
@@ -83,7 +84,7 @@ def export(
         result = exports.result(context, job.id)
     folder = Path(job.folder)
     if out is not None:
-        write_folder(out, lambda target: _copy(folder, result, target))
+        _write(out, folder, result)
         folder = out
     if as_json:
         head = {"out": folder, "export_id": job.id} | _headline(folder, result)
@@ -96,6 +97,24 @@ def export(
     say(f"Files in {folder}")
     if result.gguf is not None:
         say(f"Next: finetuneflow chat {job.id}, or finetuneflow deploy ollama {run_id}")
+
+
+def _new_folder(out: Path) -> Path:
+    """The folder to write, without links; refused before the work when it cannot become the export."""
+    folder = out.expanduser().resolve()
+    if folder == Path.cwd() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
+        raise UsageError(f"`{out}` is there already", "choose another folder, or remove it first")
+    above = next(parent for parent in folder.parents if parent.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise UsageError(f"`{above}` is no folder to write in", "choose another place for `--out`")
+    return folder
+
+
+def _write(out: Path, folder: Path, result: ExportResult) -> None:
+    try:
+        write_folder(out, lambda target: _copy(folder, result, target))
+    except (OSError, FineTuneFlowError) as error:
+        raise StorageError(f"`{out}` was not written: {error}", f"the export is whole in {folder}") from error
 
 
 def _config(

@@ -40,12 +40,12 @@ def paint(text: str, code: str, stream: TextIO) -> str:
 
 def say_error(message: str, hint: str = "") -> None:
     """Prints what went wrong and the way out: `error:`, a blank line, `hint:`."""
-    say(f"{paint('error:', '1;31', sys.stderr)} {message}")
+    say(f"{paint('error:', '1;31', sys.stderr)} {visible(message)}")
     if hint:
         say()
-        say(f"{paint('hint:', '1;36', sys.stderr)} {hint}")
+        say(f"{paint('hint:', '1;36', sys.stderr)} {visible(hint)}")
 
 
 def say_warning(message: str) -> None:
     """Prints something to look at that stops nothing."""
-    say(f"{paint('warning:', '1;33', sys.stderr)} {message}")
+    say(f"{paint('warning:', '1;33', sys.stderr)} {visible(message)}")

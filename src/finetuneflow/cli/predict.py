@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
@@ -10,6 +9,7 @@ import typer
 from finetuneflow.cli.group import Json, examples, new_app
 from finetuneflow.cli.json_output import print_json
 from finetuneflow.cli.output import print_line, visible
+from finetuneflow.cli.standard_input import lines
 from finetuneflow.errors import UsageError
 from finetuneflow.services import predictions
 from finetuneflow.services.context import using_context
@@ -46,7 +46,7 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Answer questions, or label texts, with a run's model or an exported GGUF file; one answer a line."""
-    questions = [line.strip() for line in sys.stdin if line.strip()] if texts == [STANDARD_INPUT] else texts
+    questions = list(lines()) if texts == [STANDARD_INPUT] else texts
     if not questions:
         raise UsageError("there is nothing to answer", "give a question, or lines on stdin with `-`")
     answers = []

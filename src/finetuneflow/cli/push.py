@@ -45,10 +45,10 @@ def push(
 ) -> None:
     """Send model, card and figures to a hub, never a row of the dataset; the token is HF_TOKEN."""
     with using_context() as context:
-        plan = hub.plan(context, reference, to)
-    _show(plan, public=public)
+        plan = hub.plan(context, reference, to, public=public)
+    _show(plan)
     if not yes:
-        _confirm()
+        _confirm(plan)
     started = time.monotonic()
     with display() as screen:
 
@@ -57,11 +57,12 @@ def push(
                 step, steps = done // MEGABYTE, max(total // MEGABYTE, 1)
                 screen.show(ProgressEvent(stage=f"{stage}, MB", step=step, total_steps=steps))
 
-        pushed = hub.push(plan, public=public, on_progress=progress)
+        pushed = hub.push(plan, on_progress=progress)
     if as_json:
         left_out = [file.path for file in plan.left_out]
         files = [file.model_dump(include={"path", "size_bytes", "sha256", "change"}) for file in plan.files]
-        print_json(pushed.model_dump() | {"run_id": plan.run_id, "files": files, "left_out": left_out})
+        told = {"run_id": plan.run_id, "files": files, "left_out": left_out, "removed": plan.removed}
+        print_json(pushed.model_dump() | told)
         return
     print_fields(
         (
@@ -72,20 +73,24 @@ def push(
     )
 
 
-def _show(plan: hub.PushPlan, *, public: bool) -> None:
-    """Tells what would be sent, on stderr."""
-    say(f"Export {plan.export_id} to {plan.endpoint}/{plan.repository} ({'PUBLIC' if public else 'private'})")
+def _show(plan: hub.PushPlan) -> None:
+    """Tells what would be sent and removed, on stderr."""
+    seen = "PUBLIC" if plan.public else "private"
+    say(f"Export {plan.export_id} to {plan.endpoint}/{plan.repository} ({seen})")
     for file in plan.files:
         note = f"  ({file.change})" if file.change else ""
         say(f"  {file.size_bytes:>15,}  {visible(file.path)}{note}")
     say(f"  {plan.size_bytes:>15,}  bytes in all")
     for left in plan.left_out:
         say(f"  {'left out':>15}  {visible(left.path)}: {left.reason}")
+    for path in plan.removed:
+        say(f"  {'REMOVED':>15}  {visible(path)}: the repository has it from before")
 
 
-def _confirm() -> None:
+def _confirm(plan: hub.PushPlan) -> None:
     if not sys.stdin.isatty():
         raise UsageError("nobody is there to confirm", "say `--yes` to send these files")
-    if not typer.confirm("Send these files?", err=True):
+    question = f"Send these files, and remove {len(plan.removed)}?" if plan.removed else "Send these files?"
+    if not typer.confirm(question, err=True):
         say("Nothing was sent.")
         raise typer.Exit(1)

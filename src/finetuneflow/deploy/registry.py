@@ -93,7 +93,7 @@ def rollback(file: Path, role: str, *, by: str, reason: str = "") -> RegisteredM
 
     Raises:
         NotFoundError: no such file or role.
-        UsageError: there is nothing to go back to.
+        UsageError: there is nothing to go back to, or another model of the same name.
         InputError: the file is not YAML, or cannot be changed in that place.
     """
     file = file.expanduser().resolve()
@@ -107,6 +107,13 @@ def rollback(file: Path, role: str, *, by: str, reason: str = "") -> RegisteredM
                 "`finetuneflow registry history` shows what was promoted",
             )
         last = states[-2]
+        if last.model_name == name:
+            before, after = (f"run {e.run_id}" if e.run_id else "one set by hand" for e in states[-2:])
+            raise UsageError(
+                f"`{role}` would keep the name `{name}`, which does not tell the two models apart: {before}, "
+                f"then {after}",
+                "deploy the earlier model under a name of its own, and promote that",
+            )
         event = last.model_copy(
             update={"action": "rollback", "at": utc_now(), "by": by, "previous": name, "forced": False}
             | {"reason": reason.strip()}
@@ -195,9 +202,15 @@ def _states(role: str, name: str, events: list[RegistryEvent]) -> list[RegistryE
         by_hand(event.previous)
         if event.action == "rollback":
             del states[-2:]
+        elif states and _model(states[-1]) == _model(event):
+            del states[-1]  # promoted again, perhaps on a newer verdict
         states.append(event)
     by_hand(name)
     return states
+
+
+def _model(event: RegistryEvent) -> tuple[str, str | None, str | None]:
+    return event.model_name, event.run_id, event.export_id
 
 
 def _registered(event: RegistryEvent) -> RegisteredModel:

@@ -44,7 +44,7 @@ def set_text(source: str, keys: Sequence[str], value: str, path: Path) -> str:
     }
     try:
         same = _leaves(yaml.compose(edited, Loader=yaml.SafeLoader)) == expected
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError):
         same = False
     if not same:
         raise _cannot(path, keys)
@@ -71,6 +71,8 @@ def _compose(source: str, path: Path) -> yaml.Node | None:
             path=path,
             line=None if mark is None else mark.line + 1,
         ) from error
+    except RecursionError as error:
+        raise InputError("this is nested too deeply", "mend the file first", path=path) from error
     return root
 
 

@@ -43,7 +43,7 @@ def _card_license(path: Path) -> str | None:
         return None
     try:
         head = yaml.safe_load(text[len(FRONT_MATTER) : end + 1])
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: a date that is none
         return None
     named = head.get("license") if isinstance(head, dict) else None
     return str(named) if named else None

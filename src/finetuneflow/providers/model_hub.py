@@ -1,4 +1,4 @@
-"""Uploads files to a model repository of a Hugging Face hub: a program of its own.
+"""Makes a model repository of a Hugging Face hub hold just the files of an upload: a program of its own.
 
 Run as `python -m finetuneflow.providers.model_hub`: one JSON `Upload` on stdin, events as JSON lines on
 stdout, the token in `HF_TOKEN` and nowhere else. What starts it needs no hub library.
@@ -17,13 +17,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelInfo
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 
 from finetuneflow.errors import FineTuneFlowError, UsageError
 from finetuneflow.schemas.base import Schema
 
 LIBRARY = "finetuneflow"
+KEPT = ".gitattributes"
+"""The hub's own file: it says which files are large."""
 THREADS = 2
 """Large files at a time."""
 REPORT_BYTES = 1 << 20
@@ -59,6 +61,15 @@ class Upload(Schema):
     public: bool = False
     message: str
     files: list[UploadFile]
+    removed: list[str] | None = None
+    """Files that the commit removes, as `look` gave them; null: only look."""
+
+
+class Looked(Schema):
+    """What an upload would change beside adding its files."""
+
+    removed: list[str]
+    """Files that the repository has and the upload does not."""
 
 
 class Uploaded(Schema):
@@ -107,6 +118,19 @@ class _Progress:
                 self._emit({"stage": self._stage, "done": done, "total": self._total})
 
 
+def look(request: Upload, token: str) -> Looked:
+    """Which files an upload would remove: those of an earlier one that it does not bring. Changes nothing.
+
+    Raises what `upload` raises.
+    """
+    api = HfApi(endpoint=request.endpoint, token=token, library_name=LIBRARY)
+    _check_owner(api, request)
+    info = _find(api, request.repository)
+    if info is not None:
+        _check_visibility(request, info, created=False)
+    return Looked(removed=_others(request, info))
+
+
 def upload(request: Upload, token: str, emit: Callable[[dict[str, Any]], None]) -> Uploaded:
     """Makes the repository when there is none, sends every file, and commits them all at once.
 
@@ -114,30 +138,40 @@ def upload(request: Upload, token: str, emit: Callable[[dict[str, Any]], None]) 
     repository as it was.
 
     Raises:
-        UsageError: the owner is somebody else, or the repository is public (private) already.
+        UsageError: the owner is somebody else, or the repository is public (private) already, or has other
+            files to remove than were told.
         HubError: unreachable, refused, or not what was asked for.
     """
     api = HfApi(endpoint=request.endpoint, token=token, library_name=LIBRARY)
     _check_owner(api, request)
-    public = _visibility(api, request.repository)
-    created = public is None
+    info = _find(api, request.repository)
+    created = info is None
     if created:
         api.create_repo(request.repository, private=not request.public, repo_type="model")
-        public = _visibility(api, request.repository)
-    _check_visibility(request, public, created)
+        info = _find(api, request.repository)
+    public = _check_visibility(request, info, created)
+    removed = _others(request, info)
+    if set(removed) != set(request.removed or []):
+        raise UsageError(
+            f"the files of `{request.repository}` have just changed: nothing was sent", "push again"
+        )
     large = sum(Path(file.source).stat().st_size for file in request.files if file.source)
     progress = _Progress(emit, large)
     operations = [_operation(file, progress) for file in request.files]
     _check_unchanged(request, operations)
     progress.begin("upload")
     commit = api.create_commit(
-        request.repository, operations, commit_message=request.message, repo_type="model", num_threads=THREADS
+        request.repository,
+        [*operations, *(CommitOperationDelete(path, is_folder=False) for path in removed)],
+        commit_message=request.message,
+        repo_type="model",
+        num_threads=THREADS,
     )
     _check_arrived(api, request, operations)
     return Uploaded(
         url=f"{request.endpoint}/{request.repository}",
         commit=commit.oid,
-        public=bool(public),
+        public=public,
         created=created,
     )
 
@@ -156,21 +190,29 @@ def _check_owner(api: HfApi, request: Upload) -> None:
         )
 
 
-def _visibility(api: HfApi, repository: str) -> bool | None:
-    """True for public, False for private, None for no such repository."""
+def _find(api: HfApi, repository: str) -> ModelInfo | None:
+    """What the hub knows of a repository; None when there is no such one."""
     try:
-        private = api.repo_info(repository, repo_type="model").private
+        return api.model_info(repository)
     except RepositoryNotFoundError as error:
         if error.response.status_code == 401:
             raise
         return None
-    return private is not True
 
 
-def _check_visibility(request: Upload, public: bool | None, created: bool) -> None:
+def _others(request: Upload, info: ModelInfo | None) -> list[str]:
+    """Files of the repository that the upload does not bring."""
+    brought = {KEPT, *(file.path for file in request.files)}
+    there = [sibling.rfilename for sibling in info.siblings or []] if info else []
+    return sorted(set(there) - brought)
+
+
+def _check_visibility(request: Upload, info: ModelInfo | None, created: bool) -> bool:
+    """True for public."""
     name = request.repository
-    if public is None:
+    if info is None:
         raise HubError(f"the hub made `{name}` and does not find it", "try again in a moment")
+    public = info.private is not True
     if public and not request.public:
         despite = ", though it was asked for as private" if created else ""
         raise UsageError(
@@ -184,6 +226,7 @@ def _check_visibility(request: Upload, public: bool | None, created: bool) -> No
             "leave `--public` out, or make it public in its settings on the hub first",
             code="hub_private",
         )
+    return public
 
 
 def _operation(file: UploadFile, progress: _Progress) -> CommitOperationAdd:
@@ -201,10 +244,10 @@ def _check_unchanged(request: Upload, operations: list[CommitOperationAdd]) -> N
 
 
 def _check_arrived(api: HfApi, request: Upload, operations: list[CommitOperationAdd]) -> None:
-    """Every file is there, with its size, and large ones with their sum."""
+    """Every file is there, with its size, and large ones with their sum; and no other."""
     info = api.model_info(request.repository, files_metadata=True)
     there = {sibling.rfilename: sibling for sibling in info.siblings or []}
-    wrong = []
+    wrong = _others(request, info)
     for operation in operations:
         sibling = there.get(operation.path_in_repo)
         sent = operation.upload_info
@@ -273,7 +316,8 @@ def main() -> int:
             sys.stdout.flush()
 
     try:
-        emit({"result": upload(request, token, emit).model_dump()})
+        done = look(request, token) if request.removed is None else upload(request, token, emit)
+        emit({"result": done.model_dump()})
     except Exception as error:
         told = explain(error, request)
         emit(

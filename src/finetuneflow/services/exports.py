@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from finetuneflow.artifacts import split_file
@@ -76,8 +78,14 @@ def default_config(context: Context, run_id: str) -> ExportConfig:
 
 
 def result(context: Context, export_id: str) -> ExportResult:
-    """Result of an export that ended well; raises the job's own failure otherwise."""
-    return ExportResult.model_validate(jobs.ensure_success(context, export_id).result)
+    """Result of an export that ended well; raises the job's own failure otherwise.
+
+    Raises NotFoundError when its folder was deleted.
+    """
+    known = jobs.ensure_success(context, export_id).result
+    if not known:
+        raise NotFoundError(f"the files of export {export_id} are gone", "export the run again")
+    return ExportResult.model_validate(known)
 
 
 def gguf_file(context: Context, reference: str) -> Path | None:
@@ -110,6 +118,14 @@ def list_exports(context: Context, *, run_id: str | None = None, limit: int = 10
     return [jobs.as_job(context, row) for row in rows]
 
 
+def finished(context: Context, run_id: str) -> Iterator[tuple[Job, ExportResult]]:
+    """Exports of a run that ended well and were not deleted since, newest first."""
+    for job in list_exports(context, run_id=run_id):
+        if job.status == "success":
+            with suppress(NotFoundError):
+                yield job, result(context, job.id)
+
+
 def latest_gguf(
     context: Context, run_id: str, *, quantization: Quantization | None = None
 ) -> tuple[Job, GgufResult, Path] | None:
@@ -118,10 +134,8 @@ def latest_gguf(
     With `quantization`, only of that number format. Raises NotFoundError for an unknown run.
     """
     runs.get_run(context, run_id)
-    for job in list_exports(context, run_id=run_id):
-        if job.status != "success":
-            continue
-        gguf = result(context, job.id).gguf
+    for job, export in finished(context, run_id):
+        gguf = export.gguf
         if gguf is None or not gguf.parity.passed or quantization not in (None, gguf.quantization):
             continue
         path = Path(job.folder) / gguf.path

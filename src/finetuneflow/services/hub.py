@@ -48,10 +48,14 @@ class PushPlan(Schema):
     repository: str
     """`owner/name`."""
     endpoint: str
+    public: bool
+    """For everyone to see; else the repository is private, or nothing is sent."""
     run_id: str
     export_id: str
     files: list[HubFile]
     left_out: list[LeftOut] = Field(default_factory=list)
+    removed: list[str] = Field(default_factory=list)
+    """Files that the repository has from before, and that go."""
     size_bytes: int
 
 
@@ -65,13 +69,21 @@ class Pushed(Schema):
     """True when the repository was made for this."""
 
 
-def plan(context: Context, reference: str, repository: str) -> PushPlan:
-    """What a push of an export (or of a run's newest one) would send; nothing is sent.
+def plan(context: Context, reference: str, repository: str, *, public: bool = False) -> PushPlan:
+    """What a push of an export (or of a run's newest one) would send and remove; nothing is sent.
+
+    Args:
+        context: The workspace.
+        reference: Id of an export or of a run.
+        repository: `owner/name`; the hub is asked which files it has. The token is `HF_TOKEN`.
+        public: For everyone to see; else the repository is private, or it is refused.
 
     Raises:
         NotFoundError: no such run or export.
-        UsageError: not `owner/name`, no finished export, or an address that would show the token.
-        FineTuneFlowError: a text of the export holds a row of the dataset.
+        UsageError: not `owner/name`, no finished export, an address that would show the token, no token,
+            another owner, or a repository that is more public than asked for.
+        DependencyError: no hub library.
+        FineTuneFlowError: a text of the export holds a row of the dataset; or the hub cannot be reached.
     """
     if not REPOSITORY.fullmatch(repository) or "--" in repository or ".." in repository:
         raise UsageError(f"`{repository}` is not a repository", "write `owner/name`, as in `lea/my-model`")
@@ -89,30 +101,37 @@ def plan(context: Context, reference: str, repository: str) -> PushPlan:
         private_paths=[path for path in paths if Path(path).is_absolute()],
     )
     refuse_rows(files, _examples(Path(version.path)))
-    return PushPlan(
+    known = PushPlan(
         repository=repository,
         endpoint=endpoint,
+        public=public,
         run_id=run.id,
         export_id=job.id,
         files=files,
         left_out=left_out,
         size_bytes=sum(file.size_bytes for file in files),
     )
+    return known.model_copy(update=_ask(known, removed=None))
 
 
-def push(plan: PushPlan, *, public: bool = False, on_progress: OnProgress | None = None) -> Pushed:
-    """Sends what was planned, in one commit, from a process of its own; the token is `HF_TOKEN`.
+def push(plan: PushPlan, *, on_progress: OnProgress | None = None) -> Pushed:
+    """Sends what was planned, in one commit.
 
     Args:
         plan: What `plan` gave.
-        public: For everyone to see; else the repository is private, or nothing is sent.
         on_progress: Hears of the stage, bytes done and bytes in all.
 
     Raises:
-        UsageError: no token, another owner, or a repository that is more public than asked for.
-        DependencyError: no hub library.
+        UsageError: what `plan` refuses, or files came to the repository since.
         FineTuneFlowError: the hub refuses or cannot be reached; nothing was published.
     """
+    return Pushed.model_validate(_ask(plan, removed=plan.removed, on_progress=on_progress))
+
+
+def _ask(
+    plan: PushPlan, *, removed: list[str] | None, on_progress: OnProgress | None = None
+) -> dict[str, Any]:
+    """The hub's answer, by a process of its own: to a look when `removed` is None, else to the upload."""
     if not os.environ.get(TOKEN, "").strip():
         raise UsageError(
             f"{TOKEN} is not set: the hub will not know who pushes",
@@ -124,7 +143,8 @@ def push(plan: PushPlan, *, public: bool = False, on_progress: OnProgress | None
     request = {
         "endpoint": plan.endpoint,
         "repository": plan.repository,
-        "public": public,
+        "public": plan.public,
+        "removed": removed,
         "message": f"finetuneflow {plan.run_id}",
         "files": [
             file.model_dump(include={"path", "source", "text"})
@@ -139,7 +159,8 @@ def push(plan: PushPlan, *, public: bool = False, on_progress: OnProgress | None
                 kind = UsageError if error["exit"] == UsageError.exit_code else FineTuneFlowError
                 raise kind(error["message"], error["hint"], code=error["code"])
             if "result" in event:
-                return Pushed.model_validate(event["result"])
+                result: dict[str, Any] = event["result"]
+                return result
             if on_progress:
                 on_progress(event["stage"], event["done"], event["total"])
     raise AssertionError("unreachable: the last event is a result or an error")
@@ -200,12 +221,11 @@ def _export(context: Context, reference: str) -> Job:
         if job.kind == "export":
             return job
     runs.get_run(context, reference)
-    found = [job for job in exports.list_exports(context, run_id=reference) if job.status == "success"]
-    if not found:
-        raise NotFoundError(
-            f"run {reference} has no export to push", f"`finetuneflow export {reference}` makes one"
-        )
-    return found[0]
+    for job, _ in exports.finished(context, reference):
+        return job
+    raise NotFoundError(
+        f"run {reference} has no export to push", f"`finetuneflow export {reference}` makes one"
+    )
 
 
 def _examples(folder: Path) -> Iterator[Example]:

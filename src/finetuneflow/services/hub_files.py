@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import yaml
+
 from finetuneflow.artifacts import (
     ADAPTER,
     BASE_FINGERPRINT,
@@ -136,7 +138,7 @@ def _hub_file(folder: Path, file: ExportedFile, target: str, hidden: Mapping[str
         return _text_file(target, _masked(_parity(path), hidden), change="figures only")
     if _is_text(file):
         whole = path.read_text(encoding="utf-8")
-        masked = _masked(whole, hidden)
+        masked = _masked(whole, hidden) if name != RECIPE else _masked_recipe(whole, hidden)
         if masked != whole:
             return _text_file(target, masked, change="without paths of this machine")
     return HubFile(path=target, size_bytes=file.size_bytes, source=str(path), sha256=file.sha256)
@@ -177,9 +179,13 @@ def _json(value: Any) -> str:
 
 
 def _spellings(paths: Iterable[str]) -> dict[str, str]:
-    """A private path, as it is and as Markdown cells write it, to its last part; longest first."""
+    """A private path, as texts, JSON and Markdown cells write it, to its last part; longest first."""
     known = {path.rstrip("/"): Path(path).name for path in paths if len(Path(path).parts) > 1}
-    spellings = known | {cell(path): cell(name) for path, name in known.items()}
+    spellings = {
+        write(path): write(name)
+        for path, name in known.items()
+        for write in (str, cell, _in_json, lambda text: _in_json(text, ensure_ascii=False))
+    }
     return dict(sorted(spellings.items(), key=lambda pair: -len(pair[0])))
 
 
@@ -187,6 +193,20 @@ def _masked(text: str, hidden: Mapping[str, str]) -> str:
     for path, name in hidden.items():
         text = text.replace(path, name)
     return text
+
+
+def _masked_recipe(text: str, hidden: Mapping[str, str]) -> str:
+    """YAML may fold a path over lines, or quote it: it is looked for in the values."""
+    values = json.dumps(yaml.safe_load(text), ensure_ascii=False)
+    masked = _masked(values, hidden)
+    if masked == values:
+        return text
+    return yaml.safe_dump(json.loads(masked), sort_keys=False, allow_unicode=True)
+
+
+def _in_json(text: str, *, ensure_ascii: bool = True) -> str:
+    """A text as it stands between the quotes of a JSON file."""
+    return json.dumps(text, ensure_ascii=ensure_ascii)[1:-1]
 
 
 def refuse_rows(files: Iterable[HubFile], examples: Iterable[Example]) -> None:
@@ -233,4 +253,4 @@ def _ways_to_write(row: str) -> set[str]:
     """A text as it is, in JSON, and in a Markdown cell; none when it is too short to tell anything."""
     if len(row) < SHORTEST_ROW:
         return set()
-    return {row, json.dumps(row)[1:-1], json.dumps(row, ensure_ascii=False)[1:-1], cell(row)}
+    return {row, _in_json(row), _in_json(row, ensure_ascii=False), cell(row)}

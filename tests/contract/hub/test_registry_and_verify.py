@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -69,10 +70,10 @@ def test_promotion_demands_pass_or_a_reason(cli: Any, finished: Any, file: Path,
 
 def test_the_newest_evaluation_decides(cli: Any, finished: Any, file: Path) -> None:
     finished.export()
-    finished.evaluate("PASS", number=1)
-    finished.evaluate("FAIL", number=2)
+    finished.evaluate("PASS")
+    finished.evaluate("FAIL")
     assert promote(cli, file).code == 2
-    finished.evaluate("PASS", number=3)
+    finished.evaluate("PASS")
     assert promote(cli, file).code == 0
 
 
@@ -87,9 +88,84 @@ def test_a_run_that_nothing_serves_needs_a_name(cli: Any, finished: Any, file: P
 
 def test_the_name_in_the_registry_is_the_one_that_was_deployed(cli: Any, finished: Any, file: Path) -> None:
     finished.evaluate("PASS")
-    finished.export()
-    finished.deploy("applications-ia:v3")
+    finished.deploy("applications-ia:v3", finished.export())
     assert promote(cli, file, "--json").json()["model_name"] == "applications-ia:v3"
+
+
+def test_the_export_in_the_registry_is_the_one_that_answers_under_the_name(
+    cli: Any, finished: Any, file: Path
+) -> None:
+    finished.evaluate("PASS")
+    first, second = finished.export(), finished.export()
+    finished.deploy("older", first)
+    finished.deploy("newer", second)
+    newest = finished.export()
+    for options, export in (
+        ((), second),
+        (("--name", "older"), first),
+        (("--name", "newer:latest"), second),
+        (("--name", "qwen3-sfd-analyzer-v2"), newest),
+        (("--name", "served-elsewhere"), None),
+    ):
+        promoted = promote(cli, file, *options, "--json").json()
+        assert promoted["export_id"] == (export and export.name)
+
+
+def test_a_name_that_another_run_was_deployed_under_since_is_refused(
+    cli: Any, finished: Any, file: Path
+) -> None:
+    finished.evaluate("PASS")
+    other = finished.another("run-2")
+    finished.deploy("analyser", finished.export())
+    finished.deploy("analyser", finished.export(), url="http://127.0.0.1:9999")
+    assert promote(cli, file).code == 0
+    before = file.read_bytes()
+    other.deploy("Analyser:latest", other.export(), url="http://127.0.0.1:9999")
+    for options in ((), ("--name", "analyser")):
+        said = promote(cli, file, *options)
+        assert said.code == 2
+        assert "`analyser` at http://127.0.0.1:9999 is the model of run run-2" in said.err
+        assert "deploy run run-1 again, under a name of its own" in said.err
+    assert file.read_bytes() == before
+    finished.deploy("analyser", finished.export(), url="http://127.0.0.1:9999")
+    assert promote(cli, file).code == 0
+
+
+def test_the_recipes_name_is_refused_when_another_run_was_deployed_under_it(
+    cli: Any, finished: Any, file: Path
+) -> None:
+    finished.evaluate("PASS")
+    finished.export()
+    other = finished.another("run-2")
+    other.deploy("qwen3-sfd-analyzer-v2", other.export())
+    said = promote(cli, file)
+    assert said.code == 2
+    assert "is the model of run run-2" in said.err
+    assert file.read_text(encoding="utf-8") == BEFORE
+
+
+def test_rollback_between_two_runs_of_one_name_is_refused(cli: Any, finished: Any, file: Path) -> None:
+    finished.evaluate("PASS")
+    finished.export()
+    finished.another("run-2").export()
+    assert promote(cli, file).code == 0
+    assert cli("registry", "promote", "sfd_analyzer", "run-2", "--file", file).code == 0
+    said = cli("registry", "rollback", "sfd_analyzer", "--file", file)
+    assert said.code == 2
+    assert "does not tell the two models apart: run run-1, then run run-2" in said.err
+    (shown,) = cli("registry", "show", "--file", file, "--json").json()["models"]
+    assert shown["run_id"] == "run-2"
+
+
+def test_an_export_whose_folder_was_deleted_serves_nothing(cli: Any, finished: Any, file: Path) -> None:
+    finished.evaluate("PASS")
+    kept, gone = finished.export(), finished.export()
+    shutil.rmtree(gone)
+    assert promote(cli, file, "--json").json()["export_id"] == kept.name
+    shutil.rmtree(kept)
+    said = promote(cli, file)
+    assert said.code == 2
+    assert "nothing serves run run-1" in said.err
 
 
 def test_the_workspaces_own_registry_is_the_default_and_keeps_the_base_models(
@@ -133,6 +209,18 @@ def test_verify_says_whole_with_exit_code_0_and_names_what_is_bad_with_1(cli: An
     assert json.loads(said.out)["bad"] == [
         {"path": "gguf/model.gguf", "problem": "has another SHA-256 than the manifest says"}
     ]
+
+
+def test_verify_passes_no_escape_codes_on_to_the_terminal(cli: Any, finished: Any) -> None:
+    folder = finished.export()
+    parity = folder / "gguf" / "parity.json"
+    told = json.loads(parity.read_text(encoding="utf-8"))
+    told |= {"passed": False, "first_difference": "\x1b]0;owned\x07\x1b[2J\x9b1m", "quantization": "\x1b[1m"}
+    parity.write_text(json.dumps(told), encoding="utf-8")
+    said = cli("verify", folder)
+    assert said.code == 1
+    assert "owned" in said.err
+    assert [code for code in "\x1b\x07\x9b" if code in said.out + said.err] == []
 
 
 def test_verify_of_a_truncated_zip_is_one_clear_line(cli: Any, finished: Any) -> None:

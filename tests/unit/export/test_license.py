@@ -1,5 +1,7 @@
 from pathlib import Path
 
+import pytest
+
 from finetuneflow.export.license import base_license
 
 
@@ -26,3 +28,10 @@ def test_a_folder_that_says_nothing_has_no_licence(tmp_path: Path) -> None:
     assert base_license(tmp_path, "x") == (None, None)
     (tmp_path / "README.md").write_text("# license: none of this\n", encoding="utf-8")
     assert base_license(tmp_path, "x") == (None, None)
+
+
+@pytest.mark.parametrize("head", ["date: 2024-02-31", "license: " + "[" * 3000 + "]" * 3000])
+def test_a_card_that_cannot_be_read_names_no_licence(tmp_path: Path, head: str) -> None:
+    (tmp_path / "LICENSE").write_text("Some licence\n", encoding="utf-8")
+    (tmp_path / "README.md").write_text(f"---\n{head}\n---\n", encoding="utf-8")
+    assert base_license(tmp_path, "x") == (None, "Some licence\n")

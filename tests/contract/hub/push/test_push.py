@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from finetuneflow.export.bundle_check import verify_bundle
+from finetuneflow.services import hub as service
 
 pytestmark = pytest.mark.integration
 
@@ -68,28 +70,86 @@ def test_no_row_of_the_dataset_is_in_any_byte_that_reaches_the_hub(cli: Any, hub
     assert not [path for path in hub.repositories[REPOSITORY].files if "report" in path or "zip" in path]
 
 
-def test_a_path_of_this_machine_does_not_reach_the_hub(cli: Any, hub: Any, finished: Any) -> None:
+@pytest.mark.parametrize(
+    ("secret", "words"),
+    [
+        ("/data/lea_private/base-model", ("lea_private", "lea\\_private")),
+        (
+            "/data/Léa Dupont/Projets confidentiels/Client Secret SA/2026/models of the client/base-model",
+            ("Léa", "L\\u00e9a", "L\\xe9a", "Dupont", "confidentiels", "Client", "of the client"),
+        ),
+        ('/data/l\'été: "secret"/base-model', ("été", "\\u00e9t", "secret")),
+    ],
+)
+def test_a_path_of_this_machine_does_not_reach_the_hub(
+    cli: Any, hub: Any, finished: Any, words: tuple[str, ...]
+) -> None:
     finished.export()
-    assert push(cli).code == 0
+    said = push(cli)
+    assert said.code == 0, said.err
     received = hub.received()
-    assert b"lea_private" not in received
-    assert b"lea\\_private" not in received
+    assert [word for word in words if word.encode() in received] == []
     assert str(finished.home).encode() not in received
     assert b"Tuned from base-model." in received
+    assert b"base_model: base-model\n" in received
+
+
+def fetch(hub: Any, folder: Path) -> Path:
+    """What a person downloads."""
+    for path, data in hub.repositories[REPOSITORY].files.items():
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
+    (folder / ".gitattributes").write_text("*.gguf filter=lfs\n", encoding="utf-8")
+    return folder
 
 
 def test_what_is_fetched_from_the_hub_verifies(cli: Any, hub: Any, finished: Any, tmp_path: Path) -> None:
     finished.export()
     assert push(cli).code == 0
-    for path, data in hub.repositories[REPOSITORY].files.items():
-        target = tmp_path / "fetched" / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(data)
-    (tmp_path / "fetched" / ".gitattributes").write_text("*.gguf filter=lfs\n", encoding="utf-8")
-    bundle = verify_bundle(tmp_path / "fetched")
+    bundle = verify_bundle(fetch(hub, tmp_path / "fetched"))
     assert (bundle.whole, bundle.bad) == (True, [])
     assert bundle.parity is not None
     assert bundle.parity.passed
+
+
+def test_what_an_earlier_push_left_is_named_and_removed(
+    cli: Any, hub: Any, finished: Any, tmp_path: Path
+) -> None:
+    finished.export(kinds=("merged",))
+    assert push(cli).code == 0
+    hub.repositories[REPOSITORY].files[".gitattributes"] = b"*.gguf filter=lfs\n"
+    finished.export(kinds=("adapter", "gguf"))
+    before = dict(hub.repositories[REPOSITORY].files)
+    said = cli("push", "run-1", "--to", REPOSITORY)
+    assert said.code == 2
+    assert "REMOVED  model.safetensors" in said.err
+    assert hub.repositories[REPOSITORY].files == before
+    said = push(cli, "run-1", "--json")
+    assert said.code == 0, said.err
+    assert said.json()["removed"] == ["config.json", "model.safetensors"]
+    assert ".gitattributes" in hub.repositories[REPOSITORY].files
+    assert len(hub.repositories[REPOSITORY].commits) == 3
+    bundle = verify_bundle(fetch(hub, tmp_path / "fetched"))
+    assert (bundle.whole, bundle.bad) == (True, [])
+
+
+def test_a_file_that_came_after_the_files_were_shown_is_not_removed(
+    cli: Any, hub: Any, finished: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished.export(kinds=("gguf",))
+    assert push(cli).code == 0
+    confirmed = service.push
+
+    def late(plan: Any, **others: Any) -> Any:
+        hub.repositories[REPOSITORY].files["notes.md"] = b"by a colleague"
+        return confirmed(plan, **others)
+
+    monkeypatch.setattr(service, "push", late)
+    said = push(cli)
+    assert said.code == 2
+    assert "have just changed: nothing was sent" in said.err
+    assert hub.repositories[REPOSITORY].files["notes.md"] == b"by a colleague"
 
 
 @pytest.mark.parametrize(
@@ -127,7 +187,8 @@ def test_the_files_are_listed_with_their_sizes_and_nothing_is_sent_without_a_yes
     assert f"{(folder / 'gguf/model.gguf').stat().st_size:,}  gguf/model.gguf" in said.err
     assert "report.md: it shows examples of the dataset" in said.err
     assert "(private)" in said.err
-    assert hub.requests == []
+    assert hub.repositories == {}
+    assert [*hub.paths("POST"), *hub.paths("PUT")] == []
 
 
 @pytest.mark.parametrize(("answer", "sent"), [("y\n", True), ("n\n", False), ("", False)])
@@ -330,6 +391,17 @@ def test_a_run_without_an_export_is_told(cli: Any, hub: Any, finished: Any) -> N
     assert said.code == 2
     assert "`finetuneflow export run-1`" in said.err
     assert push(cli, "run-none").code == 2
+
+
+def test_an_export_whose_folder_was_deleted_is_passed_over(cli: Any, hub: Any, finished: Any) -> None:
+    finished.export(kinds=("adapter",))
+    gone = finished.export(kinds=("gguf",))
+    shutil.rmtree(gone)
+    said = push(cli, gone.name)
+    assert said.code == 2
+    assert f"the files of export {gone.name} are gone" in said.err
+    assert push(cli).code == 0
+    assert "adapter_config.json" in hub.repositories[REPOSITORY].files
 
 
 def test_offline_is_respected(cli: Any, hub: Any, finished: Any, monkeypatch: pytest.MonkeyPatch) -> None:
