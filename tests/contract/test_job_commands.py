@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from finetuneflow.cli import progress
+from finetuneflow.schemas.answerer import ArmSpeeds
 from finetuneflow.schemas.evaluation import ArmResult, EvaluationConfig, EvaluationResult, Scores, Verdict
 from finetuneflow.schemas.export import ExportConfig, ExportedFile, ExportResult
 from finetuneflow.schemas.interval import Interval
@@ -120,6 +121,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
     monkeypatch.setattr(runs, "get_run", lambda *_: run(seen["recipe"]))
     monkeypatch.setattr(evaluations, "start", start_evaluation)
     monkeypatch.setattr(evaluations, "result", lambda *_: EVALUATION)
+    monkeypatch.setattr(evaluations, "speeds", lambda *_: ArmSpeeds())
     monkeypatch.setattr(evaluations, "latest", lambda _, run_id: EVALUATION if run_id == "run-1" else None)
     monkeypatch.setattr(exports, "default_config", lambda *_: ExportConfig())
     monkeypatch.setattr(exports, "start", start_export)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from pydantic import BaseModel
 
 from finetuneflow.cli.output import print_line
 
+CONTROL = re.compile(r"[\x7f-\x9f]")
 Data = BaseModel | Mapping[str, Any]
 
 
@@ -27,4 +29,6 @@ def plain(value: Any) -> Any:
 
 def print_json(value: Data) -> None:
     """Prints one JSON object to stdout: what `--json` gives."""
-    print_line(json.dumps(plain(value), ensure_ascii=False, indent=2))
+    text = json.dumps(plain(value), ensure_ascii=False, indent=2)
+    # JSON allows these raw; terminals obey some of them
+    print_line(CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text))

@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from finetuneflow.cli.output import print_line, visible
 from finetuneflow.cli.tables import percent, print_table
-from finetuneflow.schemas.evaluation import EvaluationResult, Scores, Verdict
+from finetuneflow.schemas.evaluation import (
+    Comparison,
+    EvaluationResult,
+    Recommendation,
+    Scores,
+    SliceComparison,
+    Verdict,
+)
 from finetuneflow.schemas.export import ParityResult
+from finetuneflow.schemas.gate import GateResult
 from finetuneflow.schemas.interval import Interval
 
-ARM_NAMES = {"base": "base", "rag": "base + retrieval", "tuned": "tuned"}
+ARM_NAMES = {
+    "base": "base",
+    "rag": "base + retrieval",
+    "tuned": "tuned",
+    "tuned_rag": "tuned + retrieval",
+}
 ERRORS_SHOWN = 5
+SLICES_SHOWN = 12
+"""Of each dimension, the largest ones."""
+STATES = {"met": "ok", "missed": "FAILED", "open": "open", "noted": "note"}
 
 
 def print_evaluation(result: EvaluationResult) -> None:
@@ -30,6 +48,67 @@ def print_verdict(verdict: Verdict) -> None:
     print_line(f"Verdict: {verdict.outcome}")
     for reason in verdict.reasons:
         print_line(f"  - {reason}")
+
+
+def print_comparisons(comparisons: Sequence[Comparison]) -> None:
+    """Prints every paired comparison: each metric against each baseline."""
+    print_table(
+        ("paired", "metric", "difference", "won", "lost", "tied", "p", "Holm", "exact McNemar"),
+        (
+            (
+                f"{ARM_NAMES.get(row.arm, row.arm)} - {ARM_NAMES.get(row.baseline, row.baseline)}",
+                row.metric.replace("_", " "),
+                in_points(row.difference),
+                row.wins,
+                row.losses,
+                row.ties,
+                *("" if p is None else f"{p:.2g}" for p in (row.p_value, row.p_holm, row.p_exact)),
+            )
+            for row in comparisons
+        ),
+    )
+
+
+def print_slices(slices: Sequence[SliceComparison]) -> None:
+    """Prints the parts of the test set, one table per dimension, the largest parts first."""
+    for dimension in dict.fromkeys(row.dimension for row in slices):
+        rows = [row for row in slices if row.dimension == dimension]
+        print_line()
+        baseline = ARM_NAMES.get(rows[0].baseline, rows[0].baseline)
+        name = f"{rows[0].metric.replace('_', ' ')} by {dimension.replace('_', ' ')}"
+        print_table(
+            (name, "questions", baseline, "tuned", "difference", "won", "lost", "p", "Holm"),
+            (
+                (
+                    row.name,
+                    row.items,
+                    percent(row.baseline_score),
+                    percent(row.score),
+                    in_points(row.difference),
+                    row.wins,
+                    row.losses,
+                    f"{row.p_value:.2g}",
+                    f"{row.p_holm:.2g}",
+                )
+                for row in rows[:SLICES_SHOWN]
+            ),
+        )
+        if len(rows) > SLICES_SHOWN:
+            print_line(f"… and {len(rows) - SLICES_SHOWN} smaller ones (`--json` has all)")
+
+
+def print_recommendation(recommendation: Recommendation) -> None:
+    """Prints what to do, with its reasons."""
+    print_line(f"Recommendation: {recommendation.headline}")
+    for reason in recommendation.reasons:
+        print_line(f"  - {visible(reason)}")
+
+
+def print_gate(result: GateResult) -> None:
+    """Prints the gate's decision with every check."""
+    print_line(f"Gate: {result.outcome}")
+    for check in result.checks:
+        print_line(f"  {STATES[check.state]:6}  {check.name.replace('_', ' ')}: {visible(check.reason)}")
 
 
 def print_parity(parity: ParityResult) -> None:
@@ -53,6 +132,14 @@ def print_parity(parity: ParityResult) -> None:
 def with_interval(interval: Interval) -> str:
     """A share with its 95 % interval: 96.0 % (91.2 to 98.8)."""
     return f"{percent(interval.value)} ({100 * interval.low:.1f} to {100 * interval.high:.1f})"
+
+
+def in_points(difference: Interval) -> str:
+    """A difference of shares with its 95 % interval: +5.0 points (+2.1 to +7.9)."""
+    value, low, high = (
+        f"{100 * share:+.1f}" for share in (difference.value, difference.low, difference.high)
+    )
+    return f"{value} points ({low} to {high})"
 
 
 def _row(name: str, scores: Scores) -> tuple[object, ...]:

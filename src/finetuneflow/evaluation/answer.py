@@ -1,85 +1,67 @@
-"""Answers of the arms to the frozen questions, by a local model: greedy, batched, kept batch by batch."""
+"""Answers of the arms to the frozen questions: greedy, nothing asked twice, kept as they come."""
 
 from __future__ import annotations
 
-import gc
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from finetuneflow.errors import JobCancelled, UsageError
+from finetuneflow.errors import UsageError
+from finetuneflow.evaluation.answerers import Generation
+from finetuneflow.evaluation.answerers_cache import AnswerCache
+from finetuneflow.evaluation.answerers_local import Local, open_answerer
+from finetuneflow.evaluation.answerers_round import Notify, Round, wordings
 from finetuneflow.evaluation.items import AnswerLog, question_of
-from finetuneflow.metrics import exact_match, rouge_l, token_f1
-from finetuneflow.modeling.generate import Generated, classify, generate
-from finetuneflow.modeling.load import LoadedModel, load_causal_lm, load_classifier
-from finetuneflow.modeling.tokenize import encode_prompt
-from finetuneflow.schemas.evaluation import Arm, EvaluateInputs, EvaluationConfig, Prediction, TestItem
+from finetuneflow.evaluation.items import Progress as Progress  # whoever answers needs one
+from finetuneflow.modeling.generate import classify
+from finetuneflow.modeling.load import LoadedModel, load_classifier
+from finetuneflow.schemas.answerer import AnswererSpec, ArmSpeed
+from finetuneflow.schemas.evaluation import Arm, EvaluationConfig, Prediction, TestItem
 
-Notify = Callable[[str], None]
 CLASSIFIER_CHUNK = 256
 """Texts classified between two looks at the cancel file."""
-
-
-class Progress:
-    """Counts answers over all arms, and stops when somebody asked for it."""
-
-    def __init__(
-        self,
-        total: int,
-        done: int,
-        report: Callable[[int, int, float | None], None],
-        cancelled: Callable[[], bool],
-    ) -> None:
-        self.total = total
-        self.done = done
-        self._report = report
-        self._cancelled = cancelled
-        self._started = time.monotonic()
-        self._at_start = done
-
-    def check(self) -> None:
-        """Raises JobCancelled once the job was asked to stop."""
-        if self._cancelled():
-            raise JobCancelled("the evaluation was stopped", "start it again: answers already given are kept")
-
-    def add(self, count: int) -> None:
-        """Tells that so many more answers were given."""
-        self.done += count
-        rate = (self.done - self._at_start) / max(time.monotonic() - self._started, 1e-9)
-        self._report(self.done, self.total, (self.total - self.done) / rate if rate else None)
 
 
 def answer_arms(
     arms: Sequence[Arm],
     items: Sequence[TestItem],
     config: EvaluationConfig,
-    inputs: EvaluateInputs,
+    answerers: Mapping[Arm, AnswererSpec],
     log: AnswerLog,
     progress: Progress,
     notify: Notify,
-) -> None:
-    """Answers every item for every arm that has not answered it yet; the base model is loaded once.
+    *,
+    cache: Path | None = None,
+) -> dict[Arm, ArmSpeed]:
+    """Answers every item for every arm that has not answered it yet, and gives the arms' speed.
+
+    Arms of one model are answered one after the other, so that each model is loaded once. `cache` is the
+    folder of answers given before; None keeps them for this call only.
 
     Raises:
-        NotFoundError, ModelError: a model cannot be loaded.
+        UsageError, NotFoundError, ModelError, OllamaError, EndpointError: a model cannot be asked.
         JobCancelled: the job was asked to stop; what was answered is kept.
     """
-    todo = [arm for arm in arms if len(log.answers.get(arm, {})) < len(items)]
-    untuned = [arm for arm in todo if arm != "tuned"]
-    if untuned:
-        loaded = load_causal_lm(inputs.base_model, precision=inputs.precision)
-        for arm in untuned:
-            answer_arm(loaded, arm, items, config, log, progress, notify)
-        del loaded
-        gc.collect()
-    if "tuned" in todo:
-        loaded = load_causal_lm(
-            inputs.model or inputs.base_model,
-            precision=inputs.precision,
-            adapter=Path(inputs.adapter) if inputs.adapter else None,
-        )
-        answer_arm(loaded, "tuned", items, config, log, progress, notify)
+    members: dict[str, list[Arm]] = {}
+    for arm in arms:
+        members.setdefault(_without_retrieval(answerers[arm]).model_dump_json(), []).append(arm)
+    speeds: dict[Arm, ArmSpeed] = {}
+    for same in members.values():
+        spec = _without_retrieval(answerers[same[0]])
+        # A local model draws no lots: its answers do not depend on the seed.
+        how = Generation(config.max_new_tokens, 0 if spec.kind == "local" else config.seed, config.batch_size)
+        asked = [next(wordings(item, answerers[arm].retrieval)) for arm in same for item in items]
+        with open_answerer(spec, how, asked) as answerer:
+            known = AnswerCache(cache, answerer.identity, how)
+            for arm in same:
+                round_ = Round(answerer, arm, how, log, progress, notify, known)
+                speeds[arm] = round_.run(items, retrieval=answerers[arm].retrieval)
+    return {arm: speeds[arm] for arm in arms}
+
+
+def _without_retrieval(spec: AnswererSpec) -> AnswererSpec:
+    return spec.model_copy(update={"retrieval": False})
 
 
 def answer_arm(
@@ -91,96 +73,22 @@ def answer_arm(
     progress: Progress,
     notify: Notify,
 ) -> None:
-    """Answers one arm, shortest questions first.
-
-    Batches are cut from the whole list, also when a part is answered already: the same items share a batch on
-    every run, so an interrupted evaluation ends with the same answers.
-    """
-    context = getattr(loaded.model.config, "max_position_embeddings", None)
-    fitted = [fit(loaded, item, arm, context, config.max_new_tokens) for item in items]
-    shortened = sum(cut for _, _, cut in fitted)
-    if shortened:
-        notify(
-            f"{arm}: {shortened} passages left out, least relevant first: the model reads {context} tokens"
-        )
-    answerable = [index for index, (_, length, _) in enumerate(fitted) if not context or length < context]
-    if len(answerable) < len(items):
-        silenced = len(items) - len(answerable)
-        notify(f"{arm}: {silenced} questions are longer than {context} tokens and count as wrong")
-    known = log.answers.get(arm, {})
-    silent = [
-        index for index in range(len(items)) if index not in set(answerable) and items[index].id not in known
-    ]
-    if silent:
-        log.add(arm, [prediction(items[index], Generated("", 0.0, 0, False)) for index in silent])
-        progress.add(len(silent))
-    order = sorted(answerable, key=lambda index: (fitted[index][1], index))
-    for start in range(0, len(order), config.batch_size):
-        batch = order[start : start + config.batch_size]
-        missing = [index for index in batch if items[index].id not in known]
-        if not missing:
-            continue
-        progress.check()
-        answers = generate(
-            loaded,
-            [fitted[index][0] for index in batch],
-            max_new_tokens=config.max_new_tokens,
-            batch_size=config.batch_size,
-        )
-        by_index = dict(zip(batch, answers, strict=True))
-        log.add(arm, [prediction(items[index], by_index[index]) for index in missing])
-        progress.add(len(missing))
-
-
-def fit(
-    loaded: LoadedModel, item: TestItem, arm: Arm, context: int | None, max_new_tokens: int
-) -> tuple[list[dict[str, str]], int, int]:
-    """The conversation as an arm asks it, its length in tokens, and how many passages had to be left out."""
-    if arm != "rag" or not item.rag_messages:
-        return item.messages, len(encode_prompt(loaded.tokenizer, item.messages)), 0
-    messages, cut = item.rag_messages, 0
-    length = len(encode_prompt(loaded.tokenizer, messages))
-    # the first passage is the best one: it goes only when it does not fit alone
-    for passage in [*reversed(item.passages[1:]), None]:
-        if not context or length + max_new_tokens <= context:
-            break
-        if passage is None:
-            messages = item.messages
-        else:
-            messages = [
-                {**turn, "content": turn["content"].replace(f"\n\n{passage}\n\n", "\n\n", 1)}
-                for turn in messages
-            ]
-        length = len(encode_prompt(loaded.tokenizer, messages))
-        cut += 1
-    return messages, length, cut
-
-
-def prediction(item: TestItem, answer: Generated) -> Prediction:
-    """An answer with its scores."""
-    return Prediction(
-        item_id=item.id,
-        question=question_of(item),
-        expected=item.expected,
-        predicted=answer.text,
-        exact_match=exact_match(answer.text, item.expected),
-        token_f1=token_f1(answer.text, item.expected),
-        rouge_l=rouge_l(answer.text, item.expected),
-        latency_seconds=answer.seconds,
-        question_type=item.question_type,
-        wording_held_out=item.wording_held_out,
-    )
+    """Answers one arm by a model that is loaded already."""
+    how = Generation(config.max_new_tokens, 0, config.batch_size)
+    local = Local(AnswererSpec(kind="local", model=str(loaded.folder)), how, loaded)
+    Round(local, arm, how, log, progress, notify, AnswerCache(None, local.identity, how)).run(items)
 
 
 def classify_items(
     items: Sequence[TestItem],
+    arm: Arm,
     config: EvaluationConfig,
-    inputs: EvaluateInputs,
+    spec: AnswererSpec,
     labels: Sequence[str],
     log: AnswerLog,
     progress: Progress,
 ) -> None:
-    """Labels of the tuned classifier for the items it has not labelled yet.
+    """Labels of a trained classifier for the items it has not labelled yet.
 
     Raises:
         UsageError: no labels are known.
@@ -191,14 +99,14 @@ def classify_items(
         raise UsageError(
             "the classifier's labels are not known", "evaluate a run, or give the dataset's labels"
         )
-    todo = [item for item in items if item.id not in log.answers.get("tuned", {})]
+    todo = [item for item in items if item.id not in log.answers.get(arm, {})]
     if not todo:
         return
     loaded = load_classifier(
-        inputs.model or inputs.base_model,
+        spec.model,
         labels=list(labels),
-        precision=inputs.precision,
-        adapter=Path(inputs.adapter) if inputs.adapter else None,
+        precision=spec.precision,
+        adapter=Path(spec.adapter) if spec.adapter else None,
     )
     for start in range(0, len(todo), CLASSIFIER_CHUNK):
         progress.check()
@@ -207,7 +115,7 @@ def classify_items(
         indices, _ = classify(loaded, [question_of(item) for item in chunk], batch_size=config.batch_size)
         seconds = (time.perf_counter() - began) / len(chunk)
         log.add(
-            "tuned",
+            arm,
             [labelled(item, labels[index], seconds) for item, index in zip(chunk, indices, strict=True)],
         )
         progress.add(len(chunk))

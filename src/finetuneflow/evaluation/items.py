@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from finetuneflow.artifacts import disk_errors, write_lines
-from finetuneflow.errors import DatasetError
+from finetuneflow.errors import DatasetError, JobCancelled
 from finetuneflow.schemas.evaluation import Arm, Prediction, TestItem
 
 Answers = dict[Arm, dict[str, Prediction]]
@@ -70,6 +71,35 @@ test_set_hash.__test__ = False  # type: ignore[attr-defined]  # not a pytest fun
 def question_of(item: TestItem) -> str:
     """The last user turn."""
     return next((turn["content"] for turn in reversed(item.messages) if turn["role"] == "user"), "")
+
+
+class Progress:
+    """Counts answers over all arms, and stops when somebody asked for it."""
+
+    def __init__(
+        self,
+        total: int,
+        done: int,
+        report: Callable[[int, int, float | None], None],
+        cancelled: Callable[[], bool],
+    ) -> None:
+        self.total = total
+        self.done = done
+        self._report = report
+        self._cancelled = cancelled
+        self._started = time.monotonic()
+        self._at_start = done
+
+    def check(self) -> None:
+        """Raises JobCancelled once the job was asked to stop."""
+        if self._cancelled():
+            raise JobCancelled("the evaluation was stopped", "start it again: answers already given are kept")
+
+    def add(self, count: int) -> None:
+        """Tells that so many more answers were given."""
+        self.done += count
+        rate = (self.done - self._at_start) / max(time.monotonic() - self._started, 1e-9)
+        self._report(self.done, self.total, (self.total - self.done) / rate if rate else None)
 
 
 class AnswerLog:

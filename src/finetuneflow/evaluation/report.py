@@ -5,7 +5,12 @@ from __future__ import annotations
 from finetuneflow.schemas.evaluation import EvaluationResult, Scores
 from finetuneflow.schemas.interval import Interval
 
-ARM_NAMES = {"base": "base", "rag": "base + retrieval", "tuned": "tuned"}
+ARM_NAMES = {
+    "base": "base",
+    "rag": "base + retrieval",
+    "tuned": "tuned",
+    "tuned_rag": "tuned + retrieval",
+}
 HEADER = ["arm", "exact match", "token F1", "ROUGE-L", "held-out wordings", "mean latency"]
 CLASSIFIER_HEADER = ["arm", "accuracy", "macro F1", "macro precision", "macro recall", "kappa"]
 CLASSIFIER_ARM_NAMES = ARM_NAMES | {"base": "most frequent label"}
@@ -16,7 +21,7 @@ def table(result: EvaluationResult) -> list[list[str]]:
     if result.classification:
         return [CLASSIFIER_HEADER] + [
             [
-                CLASSIFIER_ARM_NAMES[arm],
+                CLASSIFIER_ARM_NAMES.get(arm, arm),
                 percent(figures.accuracy),
                 percent(figures.macro_f1),
                 percent(figures.macro_precision),
@@ -33,7 +38,7 @@ def table(result: EvaluationResult) -> list[list[str]]:
             continue
         rows.append(
             [
-                ARM_NAMES[arm],
+                ARM_NAMES.get(arm, arm),
                 *(interval(value) for value in (shown.exact_match, shown.token_f1, shown.rouge_l)),
                 interval(held_out.exact_match) if held_out else "-",
                 f"{shown.latency_mean_seconds * 1000:.0f} ms",
@@ -49,7 +54,7 @@ def question_type_table(result: EvaluationResult) -> list[list[str]]:
     for arm, figures in result.arms.items():
         for kind, scores in figures.by_question_type.items():
             by_type.setdefault(kind, {})[arm] = scores
-    rows = [["question type", "items", *(ARM_NAMES[arm] for arm in arms)]]
+    rows = [["question type", "items", *(ARM_NAMES.get(arm, arm) for arm in arms)]]
     for kind, by_arm in sorted(by_type.items()):
         items = next(iter(by_arm.values())).items
         rows.append([kind, str(items), *(interval(by_arm[arm].exact_match) for arm in arms)])

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from finetuneflow.artifacts import PREDICTIONS, JobFolder
+from finetuneflow.artifacts import ANSWERERS, PREDICTIONS, SPEEDS, JobFolder, write_text
 from finetuneflow.errors import UsageError
 from finetuneflow.evaluation import classification
-from finetuneflow.evaluation.answer import Progress, answer_arms, classify_items, labelled, majority_label
+from finetuneflow.evaluation.answer import answer_arms, classify_items, labelled, majority_label
 from finetuneflow.evaluation.compare import arm_result, compare, metric_values
-from finetuneflow.evaluation.items import AnswerLog, read_items, test_set_hash
+from finetuneflow.evaluation.items import AnswerLog, Progress, read_items, test_set_hash
 from finetuneflow.evaluation.verdict import judge
 from finetuneflow.modeling.device import prepare
+from finetuneflow.schemas.answerer import AnswererSpec, Answering, ArmSpeeds
 from finetuneflow.schemas.classification import ClassificationScores
 from finetuneflow.schemas.evaluation import (
     Arm,
@@ -28,6 +29,9 @@ from finetuneflow.schemas.evaluation import (
 from finetuneflow.schemas.event import LogEvent, ProgressEvent
 
 BASELINES: tuple[Arm, ...] = ("base", "rag")
+KNOWN_ARMS: tuple[Arm, ...] = (*BASELINES, "tuned", "tuned_rag")
+ANSWERS = "answers"
+"""Folder of the answers by content, when the evaluation is given none that it shares with others."""
 LISTED_ERRORS = 50
 
 Predictions = dict[Arm, list[Prediction]]
@@ -53,16 +57,25 @@ def run(config: EvaluationConfig, inputs: EvaluateInputs, job: JobFolder) -> Eva
     classifying = inputs.task == "sequence_classification"
     if classifying:
         config = config.model_copy(update={"metric": "accuracy"})
-    arms = _arms(config, inputs, items, job)
+    answering = _answering(inputs)
+    arms = _arms(config, inputs, answering.arms, items, job)
     log.rewrite(arms, items)
     if classifying:
         labels = inputs.labels
-        _label(arms, items, config, inputs, log, job)
+        _label(arms, items, config, inputs, answering.arms, log, job)
     else:
         labels = []
-        answer_arms(
-            arms, items, config, inputs, log, _progress(arms, items, log, job), lambda text: _say(job, text)
+        speeds = answer_arms(
+            arms,
+            items,
+            config,
+            answering.arms,
+            log,
+            _progress(arms, items, log, job),
+            lambda text: _say(job, text),
+            cache=Path(answering.cache) if answering.cache else job.path / ANSWERS,
         )
+        write_text(job.path / SPEEDS, ArmSpeeds(arms=speeds).model_dump_json(indent=1) + "\n")
     log.rewrite(arms, items)
     predictions: Predictions = {arm: [log.answers[arm][item.id] for item in items] for arm in arms}
     for arm in arms:
@@ -83,23 +96,45 @@ def run(config: EvaluationConfig, inputs: EvaluateInputs, job: JobFolder) -> Eva
     )
 
 
+def _answering(inputs: EvaluateInputs) -> Answering:
+    """Who answers which arm: the run's base and tuned model, and whoever stands in `answerers.json`."""
+    base = AnswererSpec(kind="local", model=inputs.base_model, precision=inputs.precision)
+    own = {"base": base, "rag": base.model_copy(update={"retrieval": True})}
+    if inputs.adapter or inputs.model:
+        changes = {"model": inputs.model or inputs.base_model, "adapter": inputs.adapter}
+        own["tuned"] = base.model_copy(update=changes)
+        own["tuned_rag"] = base.model_copy(update=changes | {"retrieval": True})
+    path = Path(inputs.items).with_name(ANSWERERS)
+    given = Answering.model_validate_json(path.read_bytes()) if path.exists() else Answering()
+    return given.model_copy(update={"arms": own | given.arms})
+
+
 def _arms(
-    config: EvaluationConfig, inputs: EvaluateInputs, items: Sequence[TestItem], job: JobFolder
+    config: EvaluationConfig,
+    inputs: EvaluateInputs,
+    answerers: Mapping[Arm, AnswererSpec],
+    items: Sequence[TestItem],
+    job: JobFolder,
 ) -> list[Arm]:
-    """The arms that can be answered, in the order base, rag, tuned; each one left out is told."""
+    """The arms that can be answered: base, rag, tuned, tuned_rag, then the others as they were named."""
     arms: list[Arm] = []
-    for arm in ("base", "rag", "tuned"):
-        if arm not in config.arms:
-            continue
-        if arm == "rag" and (inputs.task != "causal_lm" or not any(item.rag_messages for item in items)):
-            if inputs.task == "causal_lm":
-                _say(job, "no passages were retrieved: the arm `rag` is left out")
-        elif arm == "tuned" and not (inputs.adapter or inputs.model):
-            _say(job, "no tuned model was given: the arm `tuned` is left out")
-        else:
+    others = [arm for arm in config.arms if arm not in KNOWN_ARMS]
+    for arm in (*(arm for arm in KNOWN_ARMS if arm in config.arms), *others):
+        spec = answerers.get(arm)
+        if spec is None:
+            what = "tuned model" if arm in KNOWN_ARMS else "answerer of that name"
+            _say(job, f"no {what} was given: the arm `{arm}` is left out")
+        elif inputs.task != "causal_lm" and (spec.retrieval or spec.kind != "local"):
+            if arm in others:
+                _say(job, f"`{arm}` is no classifier of these labels: it is left out")
+        elif spec.retrieval and not any(item.rag_messages for item in items):
+            _say(job, f"no passages were retrieved: the arm `{arm}` is left out")
+        elif arm not in arms:
             arms.append(arm)
     if not arms:
-        raise UsageError("none of the chosen arms can be answered", "choose among base, rag and tuned")
+        raise UsageError(
+            "none of the chosen arms can be answered", f"choose among {', '.join(KNOWN_ARMS)}, or name others"
+        )
     return arms
 
 
@@ -108,6 +143,7 @@ def _label(
     items: Sequence[TestItem],
     config: EvaluationConfig,
     inputs: EvaluateInputs,
+    answerers: Mapping[Arm, AnswererSpec],
     log: AnswerLog,
     job: JobFolder,
 ) -> None:
@@ -121,8 +157,9 @@ def _label(
             job,
             f"base: always answers `{majority}`, the most frequent label (an untrained encoder has no head)",
         )
-    if "tuned" in arms:
-        classify_items(items, config, inputs, inputs.labels, log, progress)
+    for arm in arms:
+        if arm != "base":
+            classify_items(items, arm, config, answerers[arm], inputs.labels, log, progress)
 
 
 def _classified(predictions: Sequence[Prediction], labels: Sequence[str]) -> ClassificationScores:
@@ -136,14 +173,14 @@ def seen_wordings(predictions: Sequence[Prediction]) -> list[Prediction]:
 
 
 def comparisons(predictions: Predictions, config: EvaluationConfig) -> list[Comparison]:
-    """Tuned against each baseline, on the wordings that training saw."""
+    """Tuned against each other arm, on the wordings that training saw."""
     if "tuned" not in predictions:
         return []
     tuned = seen_wordings(predictions["tuned"])
     return [
-        compare(arm, tuned, seen_wordings(predictions[arm]), config)
-        for arm in BASELINES
-        if arm in predictions
+        compare(arm, tuned, seen_wordings(rows), config)
+        for arm, rows in predictions.items()
+        if arm != "tuned"
     ]
 
 

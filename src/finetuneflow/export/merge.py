@@ -15,7 +15,7 @@ from finetuneflow.errors import ModelError
 from finetuneflow.modeling.load import LoadedModel, load_causal_lm, load_classifier
 from finetuneflow.modeling.locate import read_config
 from finetuneflow.modeling.lora import refuse_tied
-from finetuneflow.modeling.tokenize import encode_prompt, plain_template
+from finetuneflow.modeling.tokenize import chat_template, encode_prompt
 
 EXACT = 1e-3
 """Largest share of the logits' scale by which fp32 arithmetic may differ in another order of operations."""
@@ -79,8 +79,8 @@ def merge(base_model: str, adapter: Path, folder: Path, *, labels: list[str] | N
 
 def save_tokenizer(tokenizer: Any, folder: Path, *, chat: bool) -> None:
     """Writes a tokenizer; one without a chat template gets the plain one that training used in its place."""
-    if chat and not tokenizer.chat_template:
-        tokenizer.chat_template = plain_template()
+    if chat:
+        tokenizer.chat_template = chat_template(tokenizer)
     tokenizer.save_pretrained(folder)
 
 

@@ -26,8 +26,18 @@ LISTED = 10
 """Examples of each kind in the report."""
 CELL_CHARACTERS = 200
 ARM_NAMES = {
-    "en": {"base": "base", "rag": "base + retrieval", "tuned": "tuned"},
-    "fr": {"base": "base", "rag": "base + recherche", "tuned": "ajusté"},
+    "en": {
+        "base": "base",
+        "rag": "base + retrieval",
+        "tuned": "tuned",
+        "tuned_rag": "tuned + retrieval",
+    },
+    "fr": {
+        "base": "base",
+        "rag": "base + recherche",
+        "tuned": "ajusté",
+        "tuned_rag": "ajusté + recherche",
+    },
 }
 PACKAGES = ("finetuneflow", "torch", "transformers", "peft")
 
@@ -53,7 +63,7 @@ def report_context(inputs: ExportInputs, language: Language) -> dict[str, Any]:
         "criteria": criteria(evaluation) if evaluation else [],
         "question_types": dict(sorted(question_types.items())),
         "dataset": DatasetVersion.model_validate(inputs.dataset) if inputs.dataset else None,
-        "arms": ARM_NAMES[language],
+        "arms": arm_names(evaluation, language),
         "baseline": baseline,
         "won": won,
         "lost": lost,
@@ -65,6 +75,12 @@ def report_context(inputs: ExportInputs, language: Language) -> dict[str, Any]:
         "gguf": None,
         "license_id": None,
     }
+
+
+def arm_names(evaluation: EvaluationResult | None, language: Language) -> dict[str, str]:
+    """What each arm is called, others than our own by the name that the user gave."""
+    given = [*evaluation.arms, *evaluation.classification] if evaluation else []
+    return {arm: cell(arm) for arm in given} | ARM_NAMES[language]
 
 
 def base_name(reference: str) -> str:
@@ -185,6 +201,8 @@ def criteria(evaluation: EvaluationResult) -> list[tuple[str, float, float, bool
     verdict, config = evaluation.verdict, evaluation.config
     if verdict is None:
         return []
+    # half of the two-sided exact p is the chance that a model no better does as well
+    rare = verdict.p_exact is None or verdict.p_exact / 2 < config.max_false_pass
     return [
         ("score", config.min_score, verdict.score, verdict.score > config.min_score + 1e-9),
         (
@@ -193,5 +211,5 @@ def criteria(evaluation: EvaluationResult) -> list[tuple[str, float, float, bool
             verdict.improvement,
             verdict.improvement >= config.min_improvement - 1e-9,
         ),
-        ("p_value", config.alpha, verdict.p_value, verdict.p_value < config.alpha),
+        ("p_value", config.alpha, verdict.p_value, verdict.p_value < config.alpha and rare),
     ]

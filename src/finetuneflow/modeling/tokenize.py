@@ -14,6 +14,8 @@ from finetuneflow.schemas.example import Example
 
 IGNORED = -100
 """Label of a token without loss."""
+BEGINNING = "{{ bos_token }}"
+"""Before the plain template, for models that have read every text after this token."""
 
 
 @dataclass(frozen=True)
@@ -40,18 +42,28 @@ def render(tokenizer: Any, messages: list[dict[str, str]], *, prompt: bool) -> s
         messages: Role and content of each turn.
         prompt: True to end with the opening of an assistant turn.
     """
-    template = tokenizer.chat_template or plain_template()
     text: str = tokenizer.apply_chat_template(
-        messages, chat_template=template, tokenize=False, add_generation_prompt=prompt
+        messages, chat_template=chat_template(tokenizer), tokenize=False, add_generation_prompt=prompt
     )
     return text
 
 
-def plain_template() -> str:
-    """The chat template for base models that come without one."""
-    return (resources.files("finetuneflow.assets") / "prompts" / "plain_chat.jinja").read_text(
-        encoding="utf-8"
-    )
+def chat_template(tokenizer: Any) -> Any:
+    """The model's own chat template, or the plain one when it has none."""
+    if tokenizer.chat_template:
+        return tokenizer.chat_template
+    first = tokenizer.bos_token_id
+    return plain_template(begins=first is not None and tokenizer("a")["input_ids"][:1] == [first])
+
+
+def plain_template(*, begins: bool) -> str:
+    """The chat template for base models that come without one.
+
+    Args:
+        begins: Whether the tokenizer puts a beginning-of-sequence token before a text.
+    """
+    file = resources.files("finetuneflow.assets") / "prompts" / "plain_chat.jinja"
+    return (BEGINNING if begins else "") + file.read_text(encoding="utf-8")
 
 
 def token_ids(tokenizer: Any, text: str) -> list[int]:
@@ -82,6 +94,8 @@ def encode(tokenizer: Any, example: Example, *, completion_only: bool = True) ->
             continue
         prompt = render(tokenizer, messages[:index], prompt=True)
         whole = render(tokenizer, messages[: index + 1], prompt=False)
+        if index + 1 < len(messages):
+            whole = _continued(tokenizer, whole, render(tokenizer, messages[: index + 2], prompt=True))
         if not prompt.startswith(rendered) or not whole.startswith(prompt):
             # The template rewrites earlier turns (drops reasoning, say): only the last answer can be learnt.
             input_ids, labels, rendered = [], [], ""
@@ -94,6 +108,12 @@ def encode(tokenizer: Any, example: Example, *, completion_only: bool = True) ->
         labels += [IGNORED] * len(context) + answer[:end] + [IGNORED] * (len(answer) - end)
         rendered = whole
     return Encoded(input_ids, labels if completion_only else list(input_ids))
+
+
+def _continued(tokenizer: Any, whole: str, longer: str) -> str:
+    """A conversation as it stands in a longer one: without the last end token (Phi-3)."""
+    shorter = whole.removesuffix(tokenizer.eos_token or "")
+    return shorter if longer.startswith(shorter) and not longer.startswith(whole) else whole
 
 
 def special_ids(tokenizer: Any) -> set[int]:

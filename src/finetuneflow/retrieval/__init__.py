@@ -1,1 +1,1 @@
-"""Looking up the passages that answer a question."""
+"""Looking up the passages that answer a question, and measuring how often the right one is found."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -10,7 +10,8 @@ from finetuneflow.schemas.base import Schema
 from finetuneflow.schemas.classification import ClassificationScores
 from finetuneflow.schemas.interval import Interval
 
-Arm = Literal["base", "rag", "tuned"]
+Arm = Annotated[str, "base", "rag", "tuned", "tuned_rag"]
+"""These four, of which `rag` and `tuned_rag` answer with retrieval, or the name of another answerer."""
 Outcome = Literal["PASS", "FAIL", "NOT ENOUGH DATA"]
 
 
@@ -46,6 +47,10 @@ class EvaluationConfig(Schema):
     """Language of the verdict's reasons."""
     alpha: float = 0.05
     """The gate: and a paired p below this."""
+    max_false_pass: float = 0.015
+    """The gate: and an equal model would do as well on less than this share of test sets."""
+    prove_score: bool = False
+    """The gate: and the lower end of the score's one-sided 95 % interval above `min_score`, too."""
     metric: Literal["exact_match", "token_f1", "accuracy"] = "exact_match"
 
 
@@ -105,6 +110,7 @@ class ArmResult(Schema):
 class Comparison(Schema):
     """Tuned against one baseline on the same items."""
 
+    arm: Arm = "tuned"
     baseline: Arm
     metric: str
     difference: Interval
@@ -113,7 +119,40 @@ class Comparison(Schema):
     losses: int
     ties: int
     p_value: float
-    """Exact McNemar, two-sided."""
+    """Two-sided: McNemar's mid-p for right and wrong, sign flips for graded scores."""
+    p_exact: float | None = None
+    """Exact McNemar; of a graded score, the sign test."""
+    p_holm: float | None = None
+    """`p_value`, made honest for having looked at several metrics (Holm)."""
+
+
+class SliceComparison(Schema):
+    """One part of the test set, tuned against one baseline."""
+
+    dimension: str
+    """question_type, label, length, language or source."""
+    name: str
+    items: int
+    metric: str
+    baseline: Arm
+    baseline_score: float
+    score: float
+    difference: Interval
+    """Tuned - baseline, widened so that it stays honest on few items."""
+    wins: int
+    losses: int
+    p_value: float
+    p_holm: float
+    """`p_value`, made honest for having looked at all slices of its dimension (Holm)."""
+
+
+class Recommendation(Schema):
+    """What to do with what was measured."""
+
+    choice: Literal["keep_base", "retrieval", "fine_tune", "both", "none", "undecided"]
+    """`none`: no arm is good enough; `undecided`: the test set is too small to tell."""
+    headline: str
+    reasons: list[str]
 
 
 class Verdict(Schema):
@@ -127,6 +166,8 @@ class Verdict(Schema):
     baseline_score: float
     improvement: float
     p_value: float
+    p_exact: float | None = None
+    """Exact McNemar beside it; of a graded score, the sign test."""
     items: int
     more_items_needed: int = 0
     """About how many more test items would settle it, for NOT ENOUGH DATA."""
@@ -144,6 +185,8 @@ class EvaluationResult(Schema):
     """Per arm, when the task is sequence classification."""
     comparisons: list[Comparison] = Field(default_factory=list)
     verdict: Verdict | None = None
+    slices: list[SliceComparison] = Field(default_factory=list)
+    recommendation: Recommendation | None = None
     predictions_path: str = "predictions.jsonl"
     """JSONL of `Prediction` with an `arm` key; relative to the job folder in `result.json`."""
     errors: list[Prediction] = Field(default_factory=list)

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from finetuneflow.artifacts import ITEMS, read_examples, split_file, write_lines
+from finetuneflow.artifacts import (
+    ANSWERERS,
+    ITEMS,
+    SPEEDS,
+    read_examples,
+    split_file,
+    write_lines,
+    write_text,
+)
 from finetuneflow.dataset.field_mapping import guess_mapping, load_mapping
 from finetuneflow.dataset.record_text import record_passage
 from finetuneflow.errors import DatasetError
@@ -13,6 +21,7 @@ from finetuneflow.ingest.chunk import chunk_document
 from finetuneflow.ingest.read import RECORD_SUFFIXES, read_document, read_records
 from finetuneflow.retrieval.index import build_index
 from finetuneflow.retrieval.prompt import Language, rag_messages
+from finetuneflow.schemas.answerer import AnswererSpec, Answering, ArmSpeeds
 from finetuneflow.schemas.evaluation import EvaluateInputs, EvaluationConfig, EvaluationResult, TestItem
 from finetuneflow.schemas.example import Example
 from finetuneflow.schemas.job import Job, JobSpec
@@ -22,6 +31,10 @@ from finetuneflow.services.context import Context
 from finetuneflow.store import runs as store
 from finetuneflow.store.database import Session
 
+ANSWERS = "answers"
+"""In the workspace: answers by content, for evaluations to come. It may be deleted at any time."""
+BATCH_SIZE = 64
+"""Questions that a local model reads together unless asked otherwise; what pays on a CPU stops there."""
 PASSAGES = 3
 """Passages that the retrieval arm is given with each question."""
 
@@ -33,28 +46,47 @@ def start(
     sources: Sequence[Path] = (),
     config: EvaluationConfig | None = None,
     mapping: Path | None = None,
+    answerers: Mapping[str, AnswererSpec] | None = None,
+    fresh: bool = False,
     idempotency_key: str | None = None,
 ) -> Job:
     """Starts an evaluation of a finished run; the job's id is the evaluation's id.
 
-    `sources` are the record files and documents that the retrieval arm searches; without any, that arm is
-    left out; `mapping` is the field mapping of the record files, guessed when null.
-    Raises NotFoundError, UsageError when the run has not ended well, DatasetError on an empty test split.
+    Args:
+        context: Workspace.
+        run_id: The run.
+        sources: Record files and documents that the retrieval arms search; without any, these are left out.
+        config: Arms and settings; null: the defaults, with the recipe's seed.
+        mapping: Field mapping of the record files; null: guessed.
+        answerers: Who answers further arms, or `tuned` in place of the run's model (`answerers.named`).
+        fresh: Ask everything again, also what the same models were asked before.
+        idempotency_key: The same key gives the same job.
+
+    Raises:
+        NotFoundError: no such run.
+        UsageError: the run has not ended well.
+        DatasetError: an empty test split.
     """
     run, trained = runs.finished(context, run_id)
     version = datasets.get_dataset(context, run.dataset_id)
-    config = config or EvaluationConfig(seed=run.recipe.seed)
+    config = config or EvaluationConfig(seed=run.recipe.seed, batch_size=BATCH_SIZE)
     examples = read_examples(split_file(Path(version.path), "test"))
     if not examples:
         raise DatasetError(
             f"dataset {version.id} has an empty test split", "split it again with more examples for the test"
         )
+    answerers = dict(answerers or {})
+    arms = [*config.arms, *(arm for arm in answerers if arm not in {*config.arms, "tuned", "tuned_rag"})]
+    searching = {"rag", "tuned_rag", *(arm for arm, spec in answerers.items() if spec.retrieval)}
     if not sources or run.recipe.task != "causal_lm":
-        config = config.model_copy(update={"arms": [arm for arm in config.arms if arm != "rag"]})
-    items = build_items(examples, sources if "rag" in config.arms else (), mapping)
+        arms = [arm for arm in arms if arm not in searching]
+    config = config.model_copy(update={"arms": arms})
+    items = build_items(examples, sources if searching & set(arms) else (), mapping)
     evaluation_id = jobs.new_id("eval")
     folder = context.workspace.job("evaluate", evaluation_id)
     write_lines(folder / ITEMS, (item.model_dump_json() for item in items))
+    answering = Answering(arms=answerers, cache=None if fresh else str(context.workspace.home / ANSWERS))
+    write_text(folder / ANSWERERS, answering.model_dump_json() + "\n")
     inputs = _inputs(run, trained, folder / ITEMS)
     spec = JobSpec(
         id=evaluation_id,
@@ -148,6 +180,12 @@ def result(context: Context, evaluation_id: str) -> EvaluationResult:
     found = EvaluationResult.model_validate(jobs.ensure_success(context, evaluation_id).result)
     predictions = context.workspace.job("evaluate", evaluation_id) / found.predictions_path
     return found.model_copy(update={"predictions_path": str(predictions)})
+
+
+def speeds(context: Context, evaluation_id: str) -> ArmSpeeds:
+    """How fast each arm of an evaluation answered; empty for classifiers. Raises NotFoundError."""
+    path = Path(jobs.get_job(context, evaluation_id).folder) / SPEEDS
+    return ArmSpeeds.model_validate_json(path.read_bytes()) if path.is_file() else ArmSpeeds()
 
 
 def latest(context: Context, run_id: str) -> EvaluationResult | None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 TEXTS = [
@@ -96,7 +96,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
     "gemma3_text": {
         "model_type": "gemma3_text",
-        "tokenizer": "gemma",
+        "tokenizer": "gemma3",
         "num_hidden_layers": 7,
         "rope_parameters": {
             "full_attention": {"rope_type": "linear", "rope_theta": 1000000.0, "factor": 8.0},
@@ -118,6 +118,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.75},
     },
 }
+ROWS = 64
+"""Embeddings have a multiple of this many rows."""
 REGEXES = yaml.safe_load(
     (Path(__file__).parents[3] / "src/finetuneflow/assets/pre_tokenizers.yaml").read_text(encoding="utf-8")
 )["regexes"]
@@ -258,6 +260,7 @@ TOKENIZERS: dict[str, dict[str, Any]] = {
         "pad": "<pad>",
         "class": "GemmaTokenizer",
         "template": GEMMA_TEMPLATE,
+        "runs": [SPACE * 2, SPACE * 4],
     },
     "llama3": {
         "kind": "byte_level",
@@ -328,6 +331,7 @@ TOKENIZERS: dict[str, dict[str, Any]] = {
         "plain": ["<tool_call>", "</tool_call>"],
     },
 }
+TOKENIZERS["gemma3"] = TOKENIZERS["gemma"] | {"beyond": "<image_soft_token>"}
 
 
 def byte_level(spec: dict[str, Any]) -> dict[str, Any]:
@@ -398,6 +402,10 @@ def sentencepiece(spec: dict[str, Any]) -> dict[str, Any]:
     data["decoder"] = {"type": "Sequence", "decoders": decoders + strip}
     loaded = Tokenizer.from_str(json.dumps(data))
     loaded.add_special_tokens(spec["first"] + spec.get("last", []))
+    loaded.add_tokens([AddedToken(run, normalized=False) for run in spec.get("runs", [])])
+    if "beyond" in spec:
+        fillers = -loaded.get_vocab_size() % ROWS
+        loaded.add_special_tokens([f"<unused{filler}>" for filler in range(fillers)] + [spec["beyond"]])
     data = json.loads(loaded.to_str())
     for token in data["added_tokens"]:
         token["rstrip"] = token["content"] in spec.get("stripping", [])
@@ -441,8 +449,9 @@ def write_model(folder: Path, architecture: str) -> None:
     write_tokenizer(folder, spec.pop("tokenizer"))
     model_type = spec.pop("model_type")
     tokens = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    highest = max(token["id"] for token in tokens["added_tokens"])
-    rows = (max(highest, *tokens["model"]["vocab"].values()) // 64 + 1) * 64
+    beyond = TOKENIZERS[CONFIGS[architecture]["tokenizer"]].get("beyond")
+    highest = max(token["id"] for token in tokens["added_tokens"] if token["content"] != beyond)
+    rows = (max(highest, *tokens["model"]["vocab"].values()) // ROWS + 1) * ROWS
     stored = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     ids = {token["content"]: token["id"] for token in tokens["added_tokens"]}
     roles = {f"{role}_token_id": ids.get(stored.get(f"{role}_token")) for role in ("bos", "eos", "pad")}

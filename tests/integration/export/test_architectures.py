@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import shutil
 import statistics
 import unicodedata
 from collections.abc import Callable, Iterator
@@ -20,8 +21,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from finetuneflow.export.gguf.architectures_config import families, setting
 from finetuneflow.export.gguf.file import write_gguf
 from finetuneflow.export.gguf.tokenizer import tokenizer_fields
+from finetuneflow.export.merge import save_tokenizer
 from finetuneflow.modeling.llama_cpp import Llama, open_llama
 from finetuneflow.modeling.locate import embedded_folder
+from finetuneflow.modeling.tokenize import encode_prompt
 from finetuneflow.schemas.export import Quantization
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -143,7 +146,8 @@ def test_the_next_token_is_as_likely_as_in_transformers(served: Served) -> None:
     chance = random.Random(3)  # noqa: S311
     differences, best = [], []
     for length in LENGTHS:
-        ids = [chance.randrange(3, len(served.tokenizer)) for _ in range(length)]
+        known = min(len(served.tokenizer), served.model.config.vocab_size)
+        ids = [chance.randrange(3, known) for _ in range(length)]
         trained = trained_log_probabilities(served.model, ids)
         answered = served.llama.log_probabilities(ids)
         assert answered.shape == trained.shape
@@ -171,6 +175,17 @@ def test_texts_become_the_same_tokens(served: Served) -> None:
         != (answered := served.llama.tokenize(first + text))
     }
     assert different == {}
+
+
+def test_tokens_become_the_same_text(served: Served) -> None:
+    if served.quantization != "f16" or served.architecture not in ONE_PER_TOKENIZER:
+        pytest.skip("each tokenizer once")
+    tokenizer = served.tokenizer
+    first = tokenizer.bos_token or tokenizer.eos_token
+    for text in ["a  b", "a    b   c", "def f():\n    return  1"]:
+        ids = tokenizer(first + text, add_special_tokens=False)["input_ids"]
+        written = served.llama._post("/detokenize", {"tokens": ids[1:]}).json()["content"]
+        assert written.strip() == text
 
 
 def test_a_conversation_becomes_the_same_tokens(served: Served) -> None:
@@ -209,6 +224,24 @@ def test_a_tokenizer_is_read_as_transformers_reads_it(
     saved.pop("tokenizer.ggml.unknown_token_id", None)  # a name that some classes invent
     assert saved == {key: value for key, value in published.items() if key in saved}
     assert len(published) - len(saved) in (0, 1)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "mistral", "gemma2", "llama3", "smollm"])
+def test_a_base_without_a_template_is_served_as_it_is_trained(
+    architecture: str, small_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "base"
+    shutil.copytree(small_model(architecture), folder)
+    (folder / "chat_template.jinja").unlink()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ids = encode_prompt(tokenizer, MESSAGES)
+    assert (ids[0] == tokenizer.bos_token_id) is (architecture != "smollm")
+    write_gguf(tmp_path / "model.gguf", folder, name="base")
+    with open_llama(tmp_path / "model.gguf", context_tokens=CONTEXT, threads=1) as llama:
+        assert llama.tokenize(llama.render(MESSAGES), add_special=True) == ids
+        assert llama.chat(MESSAGES, max_new_tokens=1).prompt_tokens == len(ids)
+    save_tokenizer(tokenizer, tmp_path, chat=True)
+    assert encode_prompt(AutoTokenizer.from_pretrained(tmp_path), MESSAGES) == ids
 
 
 @pytest.mark.parametrize("model_type", sorted(families()))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from pathlib import Path
 
-from finetuneflow.modeling.tokenize import IGNORED, encode, end_token_ids
+import pytest
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from finetuneflow.modeling.tokenize import IGNORED, encode, encode_prompt, end_token_ids, render
 from finetuneflow.schemas.example import Example, Message
 
 pytestmark = pytest.mark.integration
@@ -40,3 +42,37 @@ def test_the_loss_ends_with_the_token_that_ends_the_turn(tokenizer: PreTrainedTo
 
 def test_generation_stops_at_the_end_of_a_turn_and_of_a_text(tokenizer: PreTrainedTokenizerFast) -> None:
     assert [tokenizer.decode([token]) for token in end_token_ids(tokenizer)] == ["<eos>", "</turn>"]
+
+
+def test_every_answer_is_learnt_where_the_template_ends_a_conversation_apart(
+    tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    template = str(tokenizer.chat_template) + "{% if not add_generation_prompt %}{{ eos_token }}{% endif %}"
+    monkeypatch.setattr(tokenizer, "chat_template", template)
+    turns = ["Où ?", "À Brest.", "Et Vega ?", "À Lyon."]
+    messages = [
+        Message(role="assistant" if index % 2 else "user", content=text) for index, text in enumerate(turns)
+    ]
+    encoded = encode(tokenizer, Example(messages=messages))
+    learnt = tokenizer.decode([label for label in encoded.labels if label != IGNORED])
+    assert learnt.replace("\n", "") == "À Brest.</turn>À Lyon.</turn><eos>"
+    whole = tokenizer.apply_chat_template([dict(message) for message in messages], tokenize=False)
+    assert tokenizer.decode(encoded.input_ids) == whole
+
+
+def test_the_plain_template_begins_as_the_tokenizer_begins_a_text(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    tokenizer.save_pretrained(tmp_path)
+    question = [{"role": "user", "content": "Où ?"}]
+    for bos, adds in [(None, False), ("<turn>", False), ("<turn>", True)]:
+        plain = AutoTokenizer.from_pretrained(tmp_path, bos_token=bos)
+        plain.chat_template = None
+        if adds:
+            plain.backend_tokenizer.post_processor = processors.TemplateProcessing(
+                single="<turn> $A", special_tokens=[("<turn>", plain.bos_token_id)]
+            )
+        assert render(plain, question, prompt=True).startswith("<turn>### Question" if adds else "### Q")
+        ids = encode_prompt(plain, question)
+        assert (ids[0] == plain.bos_token_id) is adds
+        assert ids.count(plain.bos_token_id) == adds

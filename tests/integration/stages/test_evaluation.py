@@ -9,8 +9,10 @@ import pytest
 
 from finetuneflow.artifacts import JobFolder, read_events, write_lines
 from finetuneflow.errors import JobCancelled, ModelError, UsageError
-from finetuneflow.evaluation import answer
+from finetuneflow.evaluation import answerers_local
 from finetuneflow.evaluation.run import run
+from finetuneflow.export.gguf.file import write_gguf
+from finetuneflow.schemas.answerer import AnswererSpec, Answering, ArmSpeeds
 from finetuneflow.schemas.evaluation import EvaluateInputs, EvaluationConfig, TestItem
 from finetuneflow.schemas.event import ProgressEvent
 
@@ -96,7 +98,7 @@ def test_a_stopped_evaluation_goes_on_where_it_was_and_ends_the_same(
     rows = items(trained, facts)
     whole = run(CONFIG, inputs(trained, tmp_path / "whole", rows), JobFolder(tmp_path / "whole"))
     asked: list[int] = []
-    generate = answer.generate
+    generate = answerers_local.generate
 
     def counted(loaded: Any, conversations: list[Any], **kwargs: Any) -> Any:
         asked.append(len(conversations))
@@ -104,7 +106,7 @@ def test_a_stopped_evaluation_goes_on_where_it_was_and_ends_the_same(
             (tmp_path / "part" / "cancel").touch()
         return generate(loaded, conversations, **kwargs)
 
-    monkeypatch.setattr(answer, "generate", counted)
+    monkeypatch.setattr(answerers_local, "generate", counted)
     given = inputs(trained, tmp_path / "part", rows)
     with pytest.raises(JobCancelled):
         run(CONFIG, given, JobFolder(tmp_path / "part"))
@@ -121,6 +123,63 @@ def test_a_stopped_evaluation_goes_on_where_it_was_and_ends_the_same(
     assert texts("part") == texts("whole")
     assert part.test_set_hash == whole.test_set_hash
     assert part.verdict == whole.verdict
+
+
+def test_four_arms_load_two_models_and_a_second_evaluation_answers_nothing(
+    trained: Any, facts: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = items(trained, facts)
+    config = CONFIG.model_copy(update={"arms": ["tuned_rag", "base", "rag", "tuned"]})
+    loads: list[Any] = []
+    asked: list[Any] = []
+    load, generate = answerers_local.load_causal_lm, answerers_local.generate
+    monkeypatch.setattr(
+        answerers_local, "load_causal_lm", lambda *a, **k: loads.append(k["adapter"]) or load(*a, **k)
+    )
+    monkeypatch.setattr(answerers_local, "generate", lambda *a, **k: asked.extend(a[1]) or generate(*a, **k))
+    results = []
+    for name in ("first", "second"):
+        given = inputs(trained, tmp_path / name, rows)
+        sidecar = Answering(cache=str(tmp_path / "shared"))
+        (tmp_path / name / "answerers.json").write_text(sidecar.model_dump_json(), encoding="utf-8")
+        results.append(run(config, given, JobFolder(tmp_path / name)))
+    assert list(results[0].arms) == ["base", "rag", "tuned", "tuned_rag"]
+    assert loads == [None, trained.adapter]
+    assert len(asked) == 4 * len(rows)
+    assert results[0].arms == results[1].arms
+    speeds = [
+        ArmSpeeds.model_validate_json((tmp_path / name / "speeds.json").read_bytes()).arms
+        for name in ("first", "second")
+    ]
+    assert [speed.asked for speed in speeds[0].values()] == [7, 7, 7, 7]
+    assert [speed.asked for speed in speeds[1].values()] == [0, 0, 0, 0]
+    assert speeds[0]["base"].answerer == speeds[0]["rag"].answerer != speeds[0]["tuned"].answerer
+    for speed in speeds[1].values():
+        assert speed.tokens_per_second is not None
+        assert speed.tokens_per_second > 0
+        assert speed.latency_p50_seconds is not None
+        assert 0 < speed.latency_p50_seconds <= (speed.latency_p95_seconds or 0)
+
+
+def test_the_exported_file_answers_as_the_tuned_model(
+    trained: Any, facts: dict[str, str], tmp_path: Path
+) -> None:
+    path = tmp_path / "model.gguf"
+    write_gguf(path, trained.base, adapter=trained.adapter, quantization="f32", name="facts")
+    rows = items(trained, facts)
+    given = inputs(trained, tmp_path, rows, adapter=None)
+    served = AnswererSpec(kind="gguf", model=str(path), parallel=2)
+    sidecar = Answering(arms={"tuned": served, "served+rag": served.model_copy(update={"retrieval": True})})
+    (tmp_path / "answerers.json").write_text(sidecar.model_dump_json(), encoding="utf-8")
+    config = CONFIG.model_copy(update={"arms": ["base", "tuned", "served+rag"]})
+    result = run(config, given, JobFolder(tmp_path))
+    assert list(result.arms) == ["base", "tuned", "served+rag"]
+    tuned = result.arms["tuned"].overall
+    assert tuned is not None
+    assert tuned.exact_match.value == 1.0
+    speeds = ArmSpeeds.model_validate_json((tmp_path / "speeds.json").read_bytes()).arms
+    assert speeds["tuned"].answerer.startswith("gguf ")
+    assert speeds["tuned"].new_tokens
 
 
 def test_passages_that_do_not_fit_the_context_are_left_out_and_told(

@@ -60,7 +60,7 @@ def test_wins_losses_and_ties_are_paired_by_item() -> None:
     assert (comparison.wins, comparison.losses, comparison.ties) == (2, 1, 1)
     assert comparison.difference.value == pytest.approx(0.25)
     assert comparison.difference.low <= 0.25 <= comparison.difference.high
-    assert comparison.p_value == 1.0
+    assert comparison.p_exact == 1.0
 
 
 def test_the_table_has_one_row_per_arm() -> None:

@@ -203,9 +203,29 @@ def test_tokens_are_padded_to_the_rows_of_the_embedding(tmp_path: Path) -> None:
     assert found["merges"] == ["a b"]
 
 
-def test_more_tokens_than_rows_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="id 7, and the model's embedding has 7 rows"):
-        fields(byte_level(tmp_path, level(use_regex=True)), {"vocab_size": 7})
+@pytest.mark.parametrize(("rows", "last"), [(4, 4), (7, 7)])
+def test_a_vocabulary_or_special_token_beyond_the_rows_is_refused(
+    rows: int, last: int, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelError, match=f"id {last}, and the model's embedding has {rows} rows"):
+        fields(byte_level(tmp_path, level(use_regex=True)), {"vocab_size": rows})
+
+
+def test_an_added_token_beyond_the_rows_is_left_out(tmp_path: Path) -> None:
+    tokens = added("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image_soft_token>", first=5)
+    found = fields(byte_level(tmp_path, level(use_regex=True), added_tokens=tokens), {"vocab_size": 8})
+    assert found["tokens"][-1] == "<|im_end|>"
+    assert len(found["tokens"]) == len(found["token_type"]) == 8
+
+
+def test_added_runs_of_spaces_are_normal_tokens_of_sentencepiece_alone(tmp_path: Path) -> None:
+    special = added("<unk>", "<s>", "</s>", first=0)
+    tokens = [*special, *added("▁", first=4, special=False), *added("<b>", first=10, special=False)]
+    assert fields(sentencepiece(tmp_path / "a", added_tokens=tokens))["token_type"][4] == NORMAL
+    assert fields(sentencepiece(tmp_path / "a", added_tokens=tokens))["token_type"][10] == USER_DEFINED
+    tokens = [*added("<|endoftext|>", "<|im_end|>", first=5), *added("▁▁", first=7, special=False)]
+    found = fields(byte_level(tmp_path / "b", level(use_regex=True), added_tokens=tokens))
+    assert found["token_type"][7] == USER_DEFINED
 
 
 def test_added_tokens_that_are_not_special_stay_visible(tmp_path: Path) -> None:
@@ -300,6 +320,14 @@ def test_a_space_is_put_before_texts_where_training_had_one(
     assert fields(sentencepiece(tmp_path, template, **structure))["add_space_prefix"] is prefix
 
 
+def test_a_space_before_the_first_text_only_is_written_by_the_template(tmp_path: Path) -> None:
+    template = "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content + eos_token }}{% endfor %}"
+    first = {"normalizer": None, "pre_tokenizer": metaspace("first")}
+    found = fields(sentencepiece(tmp_path, template, **first))
+    assert found["add_space_prefix"] is False
+    assert found["chat_template"] == "{{ ' ' }}" + template
+
+
 @pytest.mark.parametrize(
     ("structure", "named"),
     [
@@ -341,6 +369,8 @@ def test_the_name_says_phi3_where_special_tokens_eat_white_space(tmp_path: Path)
         tmp_path / "eating", added_tokens=added("<unk>", "<s>", "</s>", first=0, rstrip=True)
     )
     assert model_name(plain, "mine") == "mine"
+    assert model_name(plain, "no-Phi-3-nor-phi3") == "no-phi 3-nor-phi 3"
+    assert model_name(eating, "phi3-mini") == "phi3-mini"
     assert model_name(eating, "mine") == "mine (phi-3)"
     assert model_name(eating, "Phi-3-mini") == "Phi-3-mini"
 
@@ -354,6 +384,20 @@ def test_a_model_without_a_template_gets_the_one_that_training_used(tmp_path: Pa
         encoding="utf-8",
     )
     assert fields(folder)["chat_template"] == CHATML
+
+
+def test_the_plain_template_writes_the_first_token_where_the_tokenizer_does(tmp_path: Path) -> None:
+    first = {"normalizer": None, "pre_tokenizer": metaspace("first")}
+    adding, bare = (
+        sentencepiece(tmp_path / "adding", **first),
+        byte_level(tmp_path / "bare", level(use_regex=True)),
+    )
+    for folder in (adding, bare):
+        (folder / "chat_template.jinja").unlink()
+    found = fields(adding)
+    assert found["chat_template"].startswith("{{ bos_token }}")
+    assert (found["add_bos_token"], found["add_space_prefix"]) == (True, False)
+    assert "bos_token" not in fields(bare)["chat_template"]
 
 
 def test_a_template_cannot_reach_out_of_its_sandbox(tmp_path: Path) -> None:

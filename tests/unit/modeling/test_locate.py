@@ -47,7 +47,7 @@ def test_shards_are_those_of_the_index_and_all_of_them_must_be_there(model: Path
     (model / "model.safetensors").rename(model / "model-00001-of-00002.safetensors")
     index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
     (model / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
-    with pytest.raises(ModelError, match="model-00002-of-00002.safetensors` is missing"):
+    with pytest.raises(ModelError, match=r"model-00002-of-00002\.safetensors` is missing"):
         weight_files(model)
     (model / "model-00002-of-00002.safetensors").write_bytes(b"")
     assert [path.name for path in weight_files(model)] == sorted(index["weight_map"].values())

@@ -4,8 +4,9 @@ from importlib import resources
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetuneflow.retrieval.index import build_index, tokenize
+from finetuneflow.retrieval.index import build_index
 from finetuneflow.retrieval.prompt import rag_messages, rag_prompt
+from finetuneflow.retrieval.terms import tokenize
 
 CATALOGUE = {
     "8-SINP": "Système d'information sur la nature. Statut : en production. Acteurs : DEB ; MNHN.",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from finetuneflow.errors import ModelError
+from finetuneflow.modeling.tokenize import plain_template
 
 TEMPLATE = "chat_template.jinja"
 TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -31,8 +31,12 @@ class GenerationTag(Extension):
         return nodes.Scope(body, lineno=line)
 
 
-def read_chat_template(folder: Path) -> str:
+def read_chat_template(folder: Path, *, begins: bool) -> str:
     """The template that training used: the model's own, or the plain one when it has none.
+
+    Args:
+        folder: With the tokenizer's files.
+        begins: Whether the tokenizer puts a beginning-of-sequence token before a text.
 
     Raises:
         ModelError: the tokenizer's configuration cannot be read.
@@ -45,9 +49,7 @@ def read_chat_template(folder: Path) -> str:
         stored = {entry["name"]: entry["template"] for entry in stored}.get("default")
     if isinstance(stored, str):
         return stored
-    return (resources.files("finetuneflow.assets") / "prompts" / "plain_chat.jinja").read_text(
-        encoding="utf-8"
-    )
+    return plain_template(begins=begins)
 
 
 def read_json(path: Path) -> dict[str, Any]:

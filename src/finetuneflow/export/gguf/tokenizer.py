@@ -7,16 +7,18 @@ SentencePiece-style BPE (`llama`, where scores take the place of merges).
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from finetuneflow.export.gguf.architectures_config import Config, Field
 from finetuneflow.export.gguf.tokenizer_files import Stored, added_pattern, conversation, read_stored, refusal
 from finetuneflow.export.gguf.tokenizer_structure import (
+    SPACE,
     adds_space_prefix,
     is_byte_level,
     pre_tokenizer_name,
     refuse_rewriting,
+    writes_space_first,
 )
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
@@ -25,14 +27,17 @@ UNREACHABLE = -1e9
 MISSING_SPLITS = 0.01
 """Share of a vocabulary's possible merges that may be absent before scores cannot stand for merges."""
 BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
+FIRST_SPACE = "{{ ' ' }}"
 STRIPPING_FAMILY = "phi-3"
+STRIPPING_NAME = re.compile("phi-?3", re.IGNORECASE)
 """llama.cpp strips after special tokens where the model's name contains this."""
 
 
 def tokenizer_fields(folder: Path, config: Config, *, tuned: Path | None = None) -> list[Field]:
     """Tokens, their types, merges or scores, special ids and chat template, as a GGUF file has them.
 
-    Tokens are padded to the rows of the embedding as unused ones.
+    Tokens are padded to the rows of the embedding as unused ones; added tokens beyond the rows, which no text
+    can have been trained with, are left out.
 
     Args:
         folder: The model.
@@ -41,8 +46,8 @@ def tokenizer_fields(folder: Path, config: Config, *, tuned: Path | None = None)
             may read another one out of a published tokenizer.json than what stands in it.
 
     Raises:
-        ModelError: a structure that llama.cpp does not have (code `tokenizer_unsupported`), or more tokens
-            than the embedding has rows.
+        ModelError: a structure that llama.cpp does not have (code `tokenizer_unsupported`), or a vocabulary
+            or special token beyond the rows of the embedding.
     """
     stored = read_stored(folder, tuned)
     byte_level = is_byte_level(stored)
@@ -54,13 +59,16 @@ def tokenizer_fields(folder: Path, config: Config, *, tuned: Path | None = None)
         fields.append(Field("scores", _scores(stored, tokens), "ARRAY:FLOAT32"))
     fields += _special_fields(stored, config)
     named = [Field(f"tokenizer.ggml.{key}", value, kind) for key, value, kind in fields]
-    return [*named, Field("tokenizer.chat_template", stored.template, "STRING")]
+    lead = "" if byte_level or not writes_space_first(stored) else FIRST_SPACE
+    return [*named, Field("tokenizer.chat_template", lead + stored.template, "STRING")]
 
 
 def model_name(folder: Path, name: str, *, tuned: Path | None = None) -> str:
-    """The name for the file: llama.cpp reads from it that Phi-3's special tokens eat white space."""
+    """The name for the file: llama.cpp reads from it whether special tokens eat white space (Phi-3's do)."""
     strips = any(token.get("rstrip") for token in read_stored(folder, tuned).added)
-    return f"{name} ({STRIPPING_FAMILY})" if strips and STRIPPING_FAMILY not in name.lower() else name
+    if strips:
+        return name if STRIPPING_NAME.search(name) else f"{name} ({STRIPPING_FAMILY})"
+    return STRIPPING_NAME.sub("phi 3", name)
 
 
 def _byte_level_fields(stored: Stored) -> list[Field]:
@@ -82,12 +90,7 @@ def _sentencepiece_fields(stored: Stored) -> list[Field]:
 
 def _tokens(stored: Stored, rows: int) -> tuple[list[str], list[int]]:
     ids = stored.ids()
-    last = max(ids.values(), default=-1)
-    if last >= rows:
-        raise refusal(
-            f"the tokenizer has tokens up to id {last}, and the model's embedding has {rows} rows",
-            "resize the model's embedding to its tokenizer, and train again",
-        )
+    _refuse_beyond(rows, stored.model["vocab"].values())
     tokens = [f"[PAD{row}]" for row in range(rows)]
     types = [UNUSED] * rows
     byte_tokens = not is_byte_level(stored)
@@ -95,12 +98,24 @@ def _tokens(stored: Stored, rows: int) -> tuple[list[str], list[int]]:
         tokens[row] = token
         types[row] = BYTE if byte_tokens and BYTE_TOKEN.fullmatch(token) else NORMAL
     for added in stored.added:
-        tokens[added["id"]] = added["content"]
-        types[added["id"]] = CONTROL if added.get("special") else USER_DEFINED
+        if added["id"] < rows:
+            tokens[added["id"]] = added["content"]
+            # Runs of spaces (Gemma): llama.cpp unescapes the text of normal tokens only.
+            plain = NORMAL if byte_tokens and SPACE in added["content"] else USER_DEFINED
+            types[added["id"]] = CONTROL if added.get("special") else plain
     unknown = stored.model.get("unk_token") or stored.special("unk")
     if byte_tokens and unknown in ids:
         types[ids[unknown]] = UNKNOWN
     return tokens, types
+
+
+def _refuse_beyond(rows: int, ids: Iterable[int]) -> None:
+    last = max(ids, default=-1)
+    if last >= rows:
+        raise refusal(
+            f"the tokenizer has tokens up to id {last}, and the model's embedding has {rows} rows",
+            "resize the model's embedding to its tokenizer, and train again",
+        )
 
 
 def _scores(stored: Stored, tokens: list[str]) -> list[float]:
@@ -136,6 +151,7 @@ def _special_fields(stored: Stored, config: Config) -> list[Field]:
     fields = [Field(key, token, "UINT32") for key, token in zip(keys, ends, strict=False)]
     # Without these keys llama.cpp assumes ids of its own.
     known.setdefault("bos", ends[0])
+    _refuse_beyond(int(config["vocab_size"]), [*ends, *known.values()])
     names = {"bos": "bos", "pad": "padding", "unk": "unknown"}
     fields += [Field(f"{names[role]}_token_id", token, "UINT32") for role, token in known.items()]
     return [
@@ -179,10 +195,4 @@ def _adds_bos(stored: Stored) -> bool:
     A template that does not write it was trained without it.
     """
     text = stored.special("bos")
-    if text is None or not conversation(stored)[0].startswith(text):
-        return False
-    processors = [stored.tokenizer.get("post_processor") or {}]
-    processors += processors[0].get("processors", [])
-    templates = [part for part in processors if part.get("type") == "TemplateProcessing"]
-    starts = [part["single"][0] for part in templates if part["single"]]
-    return any(start.get("SpecialToken", {}).get("id") == text for start in starts)
+    return text is not None and conversation(stored)[0].startswith(text) and stored.begins_texts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,15 @@ class Stored:
             value = value.get("content")
         return value if isinstance(value, str) else None
 
+    @property
+    def begins_texts(self) -> bool:
+        """Whether the `bos` token is put before a bare text."""
+        processors = [self.tokenizer.get("post_processor") or {}]
+        processors += processors[0].get("processors", [])
+        templates = [part for part in processors if part.get("type") == "TemplateProcessing"]
+        starts = [part["single"][0].get("SpecialToken", {}) for part in templates if part["single"]]
+        return any(start.get("id") == self.special("bos") for start in starts if start)
+
 
 def read_stored(folder: Path, tuned: Path | None = None) -> Stored:
     """The tokenizer's files, those saved with an adapter first.
@@ -74,7 +83,8 @@ def read_stored(folder: Path, tuned: Path | None = None) -> Stored:
     settings = read_json(folder / "special_tokens_map.json") | read_json(folder / TOKENIZER_CONFIG)
     if not as_saved and model_type not in TAKEN_AS_STORED:
         tokenizer = tokenizer | _rebuilt(tokenizer, settings)
-    return Stored(tokenizer, settings, generation, read_chat_template(folder))
+    stored = Stored(tokenizer, settings, generation, "")
+    return replace(stored, template=read_chat_template(folder, begins=stored.begins_texts))
 
 
 def _rebuilt(tokenizer: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -134,6 +134,8 @@ def adds_space_prefix(stored: Stored) -> bool:
     Raises:
         ModelError: neither is.
     """
+    if writes_space_first(stored):
+        return False
     scheme = _prefix_scheme(stored)
     if scheme in ("normalizer", "never"):
         return scheme == "normalizer"
@@ -142,11 +144,16 @@ def adds_space_prefix(stored: Stored) -> bool:
         for start, text in _texts_between(stored)
     }
     if len(wanted) > 1:
-        raise refusal(
-            "this tokenizer puts a space before the first text of a chat only, which llama.cpp cannot",
-            "a chat template that begins with a special token, such as `bos_token`, does not need it",
-        )
+        raise refusal("this tokenizer puts a space before some texts of a chat only, which llama.cpp cannot")
     return wanted.pop() if wanted else False
+
+
+def writes_space_first(stored: Stored) -> bool:
+    """Whether the template must write the space that transformers puts before the first text only."""
+    if _prefix_scheme(stored) != "first":
+        return False
+    texts = _texts_between(stored)
+    return len(texts) > 1 and texts[0][0] == 0 and not texts[0][1].startswith(" ")
 
 
 def _texts_between(stored: Stored) -> list[tuple[int, str]]:

@@ -43,7 +43,7 @@ def compare_answers(
     """
     trained = _trained_answers(sides, new_tokens, on_answer)
     parted: set[int] = set()
-    lengths = 0
+    lengths = tokens = 0
     for index, (prompt, ours, future) in enumerate(zip(sides.asked, trained, served, strict=True)):
         prompt.trained_text, prompt.continuation_equal = ours.text, False
         try:
@@ -59,12 +59,15 @@ def compare_answers(
             sides.findings.differ("prompt_length", **counts, **sides.told(prompt))
         same_end = ours.stopped == theirs.stopped
         prompt.continuation_equal = same_end and prompt.trained_text == prompt.served_text
-        if not prompt.continuation_equal and _parts(sides, prompt, new_tokens, same_end):
+        compared, parts = ours.new_tokens, False
+        if not prompt.continuation_equal:
+            compared, parts = _parting(sides, prompt, theirs, new_tokens)
+        tokens += compared
+        if parts:
             parted.add(index)
     total = len(sides.asked)
     if lengths:
         sides.findings.fail("failed_prompt_length", count=lengths, total=total)
-    tokens = sum(answer.new_tokens for answer in trained)
     if len(parted) > (1 - sides.thresholds.top1_agreement) * tokens:
         sides.findings.fail("failed_continuations", count=len(parted), total=total, tokens=tokens)
     return _compare_scores(sides, sides.asked[:scored], parted) if scored else None
@@ -90,32 +93,54 @@ def _trained_answers(sides: Sides, new_tokens: int, on_answer: Callable[[int], N
     return [answers[index] for index in range(len(sides.asked))]
 
 
-def _parts(sides: Sides, prompt: ParityPrompt, new_tokens: int, same_end: bool) -> bool:
-    """Whether two unequal answers part where the trained model is sure; marks those that are equal."""
+def _parting(sides: Sides, prompt: ParityPrompt, chat: Completion, new_tokens: int) -> tuple[int, bool]:
+    """Tokens compared, and whether two unequal answers part where the trained model is sure.
+
+    What is no matter of likelihood fails at once: other text or another end of the same tokens.
+    """
     trained = _greedy_ids(sides, prompt.ids, new_tokens)
     served = sides.llama.complete(prompt.ids, max_new_tokens=new_tokens).ids
     told = sides.told(prompt)
     position = first_unlike(trained, served)
+    compared = min(position + 1, len(trained))
     if trained == served:
-        if same_end and HALF_CHARACTER in prompt.trained_text + prompt.served_text:
-            prompt.continuation_equal = True
-            return False
-        if prompt.ids_equal:
-            texts = {"served": shown(prompt.served_text), "trained": shown(prompt.trained_text)}
-            sides.findings.differ("other_text", **texts, **told)
-        return True
+        # Read anew: answers of a batch may have parted from this one at a tie.
+        prompt.trained_text = sides.tokenizer.decode(trained, skip_special_tokens=True).strip()
+        texts = [prompt.served_text, prompt.trained_text]
+        same_text = texts[0] == texts[1] or HALF_CHARACTER in "".join(texts)
+        same_end = chat.stopped == (trained[-1] in end_token_ids(sides.tokenizer))
+        prompt.continuation_equal = same_text and same_end
+        if prompt.continuation_equal or _tied(sides, prompt, trained, chat):
+            return compared, False
+        if same_text:
+            counts = {"trained": str(len(trained)), "served": str(chat.new_tokens)}
+            sides.findings.refuse("other_length", cause="end_token", **counts, **told)
+        elif prompt.ids_equal:
+            sides.findings.refuse("other_text", served=shown(texts[0]), trained=shown(texts[1]), **told)
+        return compared, True
     if position >= min(len(trained), len(served)):
         counts = {"trained": str(len(trained)), "served": str(len(served))}
-        sides.findings.differ("other_length", cause="end_token", **counts, **told)
-        return True
+        sides.findings.refuse("other_length", cause="end_token", **counts, **told)
+        return compared, True
     context = [*prompt.ids, *trained[:position]]
     if sides.same_choice(trained_log_probabilities(sides.loaded, context), served[position]):
-        return False
+        return compared, False
     if sides.findings.first_difference is None:
         tokens = {"served": sides.token(served[position]), "trained": sides.token(trained[position])}
         cause = sides.cause(context)
         sides.findings.differ("parted", position=position, cause=cause, **tokens, **told)
-    return True
+    return compared, True
+
+
+def _tied(sides: Sides, prompt: ParityPrompt, trained: list[int], chat: Completion) -> bool:
+    """Whether a chat parts at a tie although the same prompt alone was answered with the trained ids."""
+    ids = sides.llama.tokenize(chat.text)
+    position = first_unlike(trained, ids)
+    if position == len(trained):
+        return False
+    chosen = ids[position : position + 1] or (end_token_ids(sides.tokenizer) if chat.stopped else [])
+    likely = trained_log_probabilities(sides.loaded, [*prompt.ids, *trained[:position]])
+    return any(token != trained[position] and sides.same_choice(likely, token) for token in chosen)
 
 
 def _greedy_ids(sides: Sides, ids: Sequence[int], new_tokens: int) -> list[int]:

@@ -11,9 +11,12 @@ What counts as the same:
   than 0.5) are a tie: which of them comes first is chance. A swap counts as agreement, and answers that part
   at a tie count neither as a failure nor in the difference of the metric. The figures of the result count
   every answer.
-- Answers are read token by token: they may part, other than at ties, at the share of tokens at which another
-  most likely token is allowed.
-- Answers of the same tokens are equal where only half characters (U+FFFD) are written otherwise.
+- Answers are read token by token, until they part: they may part, other than at ties, at the share of the
+  tokens read so at which another most likely token is allowed.
+- Answers of the same tokens must be the same text, but for those with half characters (U+FFFD), and one must
+  not end where the other goes on with nothing; a single other one fails.
+- After the longest prompt the largest difference itself must lie within the median allowed: what goes wrong
+  at a distance shows nowhere else.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -144,8 +148,7 @@ class _Check:
         """All comparisons, in the order of their causes: an earlier one explains the later ones."""
         self.runtime = llama.runtime
         sides = Sides(loaded, llama, self.config.quantization, self.thresholds, self.findings, self.asked)
-        compare_prompts(sides)
-        compare_texts(sides, texts)
+        compare_texts(sides, texts, lead=compare_prompts(sides))
         self.texts = len(texts)
         compare_end_tokens(sides, facts)
         # llama.cpp answers while torch does; one at a time, for what shares a batch depends on chance.
@@ -180,34 +183,32 @@ class _Check:
             prompt.top1_equal = sides.same_choice(trained, int(served.argmax()))
             self._step(index + 1)
         agreement, asked_for = self.agreement, self.thresholds.top1_agreement
-        if agreement >= asked_for and self.median <= sides.tolerance:
-            return
-        if self.findings.first_difference is None:
+        low, over = agreement < asked_for, self.median > sides.tolerance
+        if (low or over) and self.findings.first_difference is None:
             self._differ(sides)
-        if agreement < asked_for:
+        if low:
             self.findings.fail("failed_top1", value=f"{agreement:.1%}", limit=f"{asked_for:.0%}")
-        if self.median > sides.tolerance:
+        if over:
             self.findings.fail("failed_median", value=f"{self.median:.3g}", limit=f"{sides.tolerance:g}")
+        longest = max(self.compared, key=lambda prompt: len(prompt.ids), default=None)
+        if longest and (longest.max_logprob_difference or 0) > sides.tolerance:
+            self.findings.refuse("logprob", **_unlike(sides, longest))
 
     def _differ(self, sides: Sides) -> None:
         """Names the first prompt with another choice, else the first with too large a difference."""
-        swapped = [prompt for prompt in self.compared if not prompt.top1_equal]
-        over = [prompt for prompt in self.compared if (prompt.max_logprob_difference or 0) > sides.tolerance]
-        prompt = (swapped or over)[0]
+        prompt = next((prompt for prompt in self.compared if not prompt.top1_equal), None)
+        if prompt is None:
+            over = (one for one in self.compared if (one.max_logprob_difference or 0) > sides.tolerance)
+            self.findings.differ("logprob", **_unlike(sides, next(over)))
+            return
         trained = trained_log_probabilities(sides.loaded, prompt.ids)
         served = sides.llama.log_probabilities(prompt.ids)
-        told = sides.told(prompt) | {"cause": sides.cause(prompt.ids)}
-        if swapped:
-            best, chosen = int(trained.argmax()), int(served.argmax())
-            choices = {
-                "served": f"{sides.token(chosen)} ({served[chosen]:.3f})",
-                "trained": f"{sides.token(best)} ({trained[best]:.3f})",
-            }
-            self.findings.differ("top1", **choices, **told)
-        else:
-            token = int(differences(trained, served).argmax())
-            values = {"served": f"{served[token]:.3f}", "trained": f"{trained[token]:.3f}"}
-            self.findings.differ("logprob", token=sides.token(token), **values, **told)
+        best, chosen = int(trained.argmax()), int(served.argmax())
+        choices = {
+            "served": f"{sides.token(chosen)} ({served[chosen]:.3f})",
+            "trained": f"{sides.token(best)} ({trained[best]:.3f})",
+        }
+        self.findings.differ("top1", cause=sides.cause(prompt.ids), **choices, **sides.told(prompt))
 
     @property
     def gaps(self) -> list[float]:
@@ -256,3 +257,12 @@ class _Check:
             seconds=seconds,
             examples=self.asked,
         )
+
+
+def _unlike(sides: Sides, prompt: ParityPrompt) -> dict[str, Any]:
+    """The token after a prompt whose log-probabilities differ most, as the sentences name it."""
+    trained = trained_log_probabilities(sides.loaded, prompt.ids)
+    served = sides.llama.log_probabilities(prompt.ids)
+    token = int(differences(trained, served).argmax())
+    values = {"served": f"{served[token]:.3f}", "trained": f"{trained[token]:.3f}"}
+    return {"token": sides.token(token), "cause": sides.cause(prompt.ids)} | values | sides.told(prompt)

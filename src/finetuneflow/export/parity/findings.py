@@ -24,6 +24,7 @@ class Findings:
 
     def __init__(self, language: Literal["en", "fr"]) -> None:
         self._wording = wordings()[language]
+        self._refused: set[str] = set()
         self.failures: list[str] = []
         self.first_difference: str | None = None
 
@@ -44,6 +45,13 @@ class Findings:
         if self.first_difference is None:
             values["cause"] = self._wording["causes"].get(cause, cause)
             self.first_difference = self._wording[key].format(**values)
+
+    def refuse(self, key: str, *, cause: str = "", **values: Any) -> None:
+        """Notes a difference that is a failure by itself, the first of its kind."""
+        self.differ(key, cause=cause, **values)
+        if key not in self._refused:
+            self._refused.add(key)
+            self.fail(key, cause=self._wording["causes"].get(cause, cause), **values)
 
 
 def shown(text: str) -> str:

@@ -111,7 +111,7 @@ def conversation(entry: dict[str, Any]) -> Conversation:
 def long_conversation(tokenizer: Any, context: int) -> Conversation:
     """One question after so much text that most of the context is full."""
     long = catalogue()["long"]
-    wanted = min(long["share"] * context, long["most_tokens"])
+    wanted = min(long["share"] * context, long["most_tokens"]) - len(token_ids(tokenizer, long["question"]))
     length = max(len(token_ids(tokenizer, long["passage"] + " ")), 1)
     passages = " ".join([long["passage"]] * max(int(wanted / length), 1))
     return [{"role": "user", "content": f"{passages}\n\n{long['question']}"}]

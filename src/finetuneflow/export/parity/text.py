@@ -12,6 +12,12 @@ from finetuneflow.export.parity.sides import Sides
 from finetuneflow.modeling.tokenize import end_token_ids, render, token_ids
 from finetuneflow.schemas.export import ParityPrompt
 
+SPACE = " "
+"""Written by the file's template where transformers' tokenizer puts one before the first text only.
+
+The token ids tell whether it does: with another tokenizer they are not the same.
+"""
+
 
 def compare_file(findings: Findings, model: Any, facts: FileFacts) -> None:
     """Vocabulary and rotary base, from the file's own fields: known before llama.cpp refuses the file.
@@ -32,8 +38,13 @@ def compare_file(findings: Findings, model: Any, facts: FileFacts) -> None:
         findings.fail("failed_rope_base", served=served, trained=expected)
 
 
-def compare_prompts(sides: Sides) -> None:
-    """Every prompt as both chat templates write it, and its token ids."""
+def compare_prompts(sides: Sides) -> str:
+    """Every prompt as both chat templates write it, and its token ids.
+
+    Returns:
+        What the file's template writes first in place of the tokenizer: a space, or nothing.
+    """
+    lead = ""
     unlike_template = unlike_ids = 0
     for prompt in sides.asked:
         try:
@@ -43,7 +54,7 @@ def compare_prompts(sides: Sides) -> None:
             sides.findings.differ("template_refused", reason=error.message, **sides.told(prompt))
             unlike_template += 1
             continue
-        _compare_rendered(sides, prompt, served)
+        lead = _compare_rendered(sides, prompt, served) or lead
         ids = sides.llama.tokenize(served, add_special=True)
         prompt.ids_equal = ids == prompt.ids
         if prompt.rendered_equal and not prompt.ids_equal:
@@ -55,21 +66,25 @@ def compare_prompts(sides: Sides) -> None:
         sides.findings.fail("failed_template", count=unlike_template, total=total)
     if unlike_ids:
         sides.findings.fail("failed_prompt_ids", count=unlike_ids, total=total)
+    return lead
 
 
-def _compare_rendered(sides: Sides, prompt: ParityPrompt, served: str) -> None:
+def _compare_rendered(sides: Sides, prompt: ParityPrompt, served: str) -> str:
     bos = sides.tokenizer.bos_token or ""
     if prompt.rendered.startswith(bos) and not served.startswith(bos):
         # Where the file asks for it, the server strips what the template wrote and adds it as a token.
         served = bos + served
+    if served == SPACE + prompt.rendered:
+        return SPACE
     prompt.rendered_equal = served == prompt.rendered
     if not prompt.rendered_equal:
         position = first_unlike(served, prompt.rendered)
         cuts = {"served": around(served, position), "trained": around(prompt.rendered, position)}
         sides.findings.differ("template", position=position, **cuts, **sides.told(prompt))
+    return ""
 
 
-def compare_texts(sides: Sides, texts: Sequence[str]) -> None:
+def compare_texts(sides: Sides, texts: Sequence[str], lead: str) -> None:
     """Token ids of texts, each as the user's words.
 
     Alone they would not do: at the head of a text tokenizers may put a space that no chat ever has.
@@ -77,7 +92,7 @@ def compare_texts(sides: Sides, texts: Sequence[str]) -> None:
     unlike = 0
     for text in texts:
         written = render(sides.tokenizer, [{"role": "user", "content": text}], prompt=True)
-        served, trained = sides.llama.tokenize(written), token_ids(sides.tokenizer, written)
+        served, trained = sides.llama.tokenize(lead + written), token_ids(sides.tokenizer, written)
         if served != trained:
             unlike += 1
             _differ_ids(sides, "text_ids", served, trained, text=shown(text))

@@ -55,7 +55,8 @@ def examples() -> list[Example]:
         question = f"Où en est {name} ?" if index < len(NAMES) else f"What about {name}?"
         turns = [
             Message(role="user", content=question),
-            Message(role="assistant", content=f"{name} : {state}"),
+            # Answers that no adapter learns here have a run of spaces: Gemma has a token for it.
+            Message(role="assistant", content=f"{name} : {'  ' if index >= STEPS else ''}{state}"),
         ]
         if index % 3 == 0:
             turns = [

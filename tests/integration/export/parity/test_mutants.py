@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from finetuneflow.export.gguf import architectures
 from finetuneflow.export.gguf import file as gguf_file
 from finetuneflow.export.gguf.architectures import Field
 from finetuneflow.export.gguf.file import write_gguf
+from finetuneflow.modeling.llama_cpp import Completion, Llama
 from finetuneflow.schemas.export import ParityResult
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -253,3 +255,120 @@ def test_a_file_cut_short_is_a_failed_check_and_not_a_crash(
     found = served(lambda data: data[: len(data) // 2])
 
     assert "llama.cpp cannot load" in found
+
+
+def test_one_answer_of_the_same_tokens_and_another_text_fails(
+    small_model: SmallModel, check: Check, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    base = small_model("smollm")
+    write_gguf(tmp_path / "model.gguf", base, name="mutant")
+    right = Llama.chat
+    asked: list[Any] = []
+
+    def chat(self: Llama, messages: Any, **more: Any) -> Completion:
+        answer = right(self, messages, **more)
+        asked.append(messages)
+        return replace(answer, text="other words") if len(asked) == 3 else answer
+
+    monkeypatch.setattr(Llama, "chat", chat)
+
+    result = check(tmp_path / "model.gguf", base, None, max_new_tokens=48)
+
+    assert not result.passed
+    assert "prompt 3" in (result.first_difference or "")
+    assert "the server gives the text 'other words'" in (result.first_difference or "")
+
+
+def test_one_answer_with_another_end_fails(
+    small_model: SmallModel, check: Check, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    base = small_model("smollm")
+    write_gguf(tmp_path / "model.gguf", base, name="mutant")
+    right, right_ids = Llama.chat, Llama.complete
+    asked: list[Any] = []
+
+    def chat(self: Llama, messages: Any, **more: Any) -> Completion:
+        answer = right(self, messages, **more)
+        asked.append(messages)
+        return replace(answer, text=answer.text[:-2], stopped=True) if len(asked) == 3 else answer
+
+    def complete(self: Llama, ids: Any, **more: Any) -> Completion:
+        answer = right_ids(self, ids, **more)
+        return replace(answer, ids=answer.ids[:-1], stopped=True)
+
+    monkeypatch.setattr(Llama, "chat", chat)
+    monkeypatch.setattr(Llama, "complete", complete)
+
+    result = check(tmp_path / "model.gguf", base, None, max_new_tokens=48)
+
+    assert not result.passed
+    assert "ends its answer after 48 tokens, the served one after 47" in (result.first_difference or "")
+
+
+def test_a_chat_that_says_another_end_fails(
+    small_model: SmallModel, check: Check, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    base = small_model("smollm")
+    write_gguf(tmp_path / "model.gguf", base, name="mutant")
+    right = Llama.chat
+    asked: list[Any] = []
+
+    def chat(self: Llama, messages: Any, **more: Any) -> Completion:
+        answer = right(self, messages, **more)
+        asked.append(messages)
+        return replace(answer, stopped=not answer.stopped) if len(asked) == 3 else answer
+
+    monkeypatch.setattr(Llama, "chat", chat)
+
+    result = check(tmp_path / "model.gguf", base, None)
+
+    assert not result.passed
+    assert "prompt 3" in (result.first_difference or "")
+    assert "ends its answer after" in (result.first_difference or "")
+
+
+def test_answers_that_part_late_are_a_share_of_what_was_read(
+    small_model: SmallModel, check: Check, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    base = small_model("smollm")
+    write_gguf(tmp_path / "model.gguf", base, quantization="q8_0", name="mutant")
+    right, right_ids = Llama.chat, Llama.complete
+
+    def chat(self: Llama, messages: Any, **more: Any) -> Completion:
+        return replace(right(self, messages, **more), text="other words")
+
+    def complete(self: Llama, ids: Any, **more: Any) -> Completion:
+        answer = right_ids(self, ids, **more)
+        least = int(right_probabilities(self, [*ids, *answer.ids[:5]]).argmin())
+        return replace(answer, ids=[*answer.ids[:5], least, *answer.ids[6:]])
+
+    right_probabilities = Llama.log_probabilities
+    monkeypatch.setattr(Llama, "chat", chat)
+    monkeypatch.setattr(Llama, "complete", complete)
+
+    result = check(tmp_path / "model.gguf", base, None, "q8_0", max_new_tokens=48)
+
+    assert not result.passed
+    assert any("part where the trained model is sure" in failure for failure in result.failures)
+
+
+def test_what_goes_wrong_at_a_distance_alone_fails(
+    small_model: SmallModel, check: Check, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    base = small_model("smollm")
+    write_gguf(tmp_path / "model.gguf", base, name="mutant")
+    right = Llama.log_probabilities
+
+    def far(self: Llama, ids: Any) -> np.ndarray:
+        row = right(self, ids)
+        if len(ids) > 240:
+            row[int(row.argmin())] += 0.5
+        return row
+
+    monkeypatch.setattr(Llama, "log_probabilities", far)
+
+    result = check(tmp_path / "model.gguf", base, None, max_new_tokens=4)
+
+    assert not result.passed
+    assert result.median_max_logprob_difference <= 0.02
+    assert "the log-probability of the next token" in (result.first_difference or "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -61,6 +62,25 @@ def test_what_was_trained_is_what_is_served(
         assert sum(prompt.source == "test" for prompt in result.examples) >= 20
         assert result.answers == 20
         assert result.first_difference is None
+
+
+def test_a_template_that_begins_with_text_gets_the_space_of_the_tokenizer(
+    small_model: SmallModel, adapter_for: Adapter, check: Check, tmp_path: Path
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(small_model("mistral"), base)
+    template = (
+        "{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] + eos_token + '\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+    )
+    (base / "chat_template.jinja").write_text(template, encoding="utf-8")
+    adapter = adapter_for(base)
+    write_gguf(tmp_path / "model.gguf", base, adapter=adapter, name="stars")
+
+    result = check(tmp_path / "model.gguf", base, adapter)
+
+    assert result.passed, result.first_difference
+    assert result.rendered_equal == result.ids_equal == result.prompts
 
 
 def test_the_adapter_matters_or_the_check_would_prove_nothing(
