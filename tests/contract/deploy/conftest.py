@@ -198,7 +198,10 @@ class FakeOllama:
             return 200
         data = b""
         while len(data) < size:
-            data += read(min(1 << 16, size - len(data)))
+            block = read(min(1 << 16, size - len(data)))
+            if not block:
+                raise Refused(400, "unexpected EOF")  # the client went away
+            data += block
             if self.disk_full_after is not None and len(data) > self.disk_full_after:
                 raise Refused(500, f"write {self.blob(digest).name}: no space left on device")
         found = "sha256:" + hashlib.sha256(data).hexdigest()
