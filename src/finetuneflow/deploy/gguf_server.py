@@ -8,13 +8,7 @@ as the model was evaluated.
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import json
-import os
-import secrets
-import subprocess
-import sys
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -30,9 +24,9 @@ from starlette.routing import Route
 from finetuneflow.artifacts import sha256_file
 from finetuneflow.deploy.connection import Places, client_gone
 from finetuneflow.deploy.guard import HEALTH, Refused, new_app, read_json
-from finetuneflow.deploy.serve_request import API_KEY_VARIABLE, Ready, ServeRequest
-from finetuneflow.errors import DependencyError, ModelError
-from finetuneflow.modeling.llama_cpp import MODULE, died
+from finetuneflow.deploy.serve_request import ServeRequest
+from finetuneflow.errors import ModelError
+from finetuneflow.modeling.llama_cpp import start_llama
 
 MAX_BODY_BYTES = 4 << 20
 PARALLEL = 2
@@ -66,32 +60,9 @@ def open_llama_server(path: Path, *, name: str) -> Iterator[Child]:
         DependencyError: xllamacpp is not installed.
         ModelError: llama.cpp cannot load the file, with what it said.
     """
-    if importlib.util.find_spec("xllamacpp") is None:
-        raise DependencyError("xllamacpp", "export", "to serve a GGUF model")
-    key = secrets.token_hex(16)
-    command = [sys.executable, "-P", "-m", MODULE, f"--model={path}", "--end-with-stdin"]
-    command += [f"--alias={name}", f"--parallel={PARALLEL}"]
-    # Without the second variable llama.cpp calls a debugger when it aborts, which may hang.
-    environment = os.environ | {API_KEY_VARIABLE: key, "GGML_NO_BACKTRACE": "1"}
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
-        process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            encoding="utf-8",
-            env=environment,
-        )
-        try:
-            line = process.stdout.readline() if process.stdout else ""
-            if not line:
-                raise died(process, log, path)
-            ready = Ready.model_validate_json(line)
-            yield Child(ready.address, ready.runtime, key)
-        finally:
-            process.terminate()
-            process.communicate()
+    arguments = [f"--alias={name}", f"--parallel={PARALLEL}"]
+    with start_llama(path, arguments, reason="to serve a GGUF model") as started:
+        yield Child(started.address, started.runtime, started.key)
 
 
 def new_gguf_app(child: Child, *, name: str) -> Starlette:

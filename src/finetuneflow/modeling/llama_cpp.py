@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import httpx
 import msgspec
@@ -234,15 +234,47 @@ def open_llama(
         DependencyError: xllamacpp is not installed.
         ModelError: llama.cpp cannot load the file, with what it said.
     """
-    if importlib.util.find_spec("xllamacpp") is None:
-        raise DependencyError("xllamacpp", "export", "to run a GGUF model")
-    command = [sys.executable, "-P", "-m", MODULE, "--model", str(path), "--end-with-stdin"]
-    command += ["--parallel", str(parallel), "--context", str(context_tokens or 0)]
-    command += ["--threads", str(threads or 0)]
+    arguments = ["--parallel", str(parallel), "--context", str(context_tokens or 0)]
+    arguments += ["--threads", str(threads or 0)]
     if adapter is not None:
-        command += ["--adapter", str(adapter)]
+        arguments += ["--adapter", str(adapter)]
+    with start_llama(path, arguments, reason="to run a GGUF model") as started:
+        llama = Llama(started.address, started.runtime, started.process, started.log, started.key)
+        try:
+            yield llama
+        finally:
+            llama.close()
+
+
+class Started(NamedTuple):
+    """A llama.cpp server that has its model loaded."""
+
+    address: str
+    runtime: str
+    key: str
+    """Whoever asks must send it."""
+    process: subprocess.Popen[str]
+    log: IO[str]
+
+
+@contextmanager
+def start_llama(path: Path, arguments: Sequence[str], *, reason: str) -> Iterator[Started]:
+    """llama.cpp's server in a process of its own, on a free port, with a key that nobody else knows.
+
+    Args:
+        path: The model.
+        arguments: More of `llama_cpp_server`'s.
+        reason: Why it is needed, in words, for when it is not installed.
+
+    Raises:
+        DependencyError: xllamacpp is not installed.
+        ModelError: llama.cpp cannot load the file, with what it said.
+    """
+    if importlib.util.find_spec("xllamacpp") is None:
+        raise DependencyError("xllamacpp", "export", reason)
+    command = [sys.executable, "-P", "-m", MODULE, f"--model={path}", "--end-with-stdin", *arguments]
     key = secrets.token_hex(16)
-    # Without the variable llama.cpp calls a debugger when it aborts, which may hang.
+    # Without the second variable llama.cpp calls a debugger when it aborts, which may hang.
     environment = os.environ | {API_KEY_VARIABLE: key, "GGML_NO_BACKTRACE": "1"}
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
         process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
@@ -259,11 +291,7 @@ def open_llama(
             if not line:
                 raise died(process, log, path)
             ready = json.loads(line)
-            llama = Llama(ready["address"], ready["runtime"], process, log, key)
-            try:
-                yield llama
-            finally:
-                llama.close()
+            yield Started(ready["address"], ready["runtime"], key, process, log)
         finally:
             process.terminate()
             process.communicate()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
@@ -13,10 +12,7 @@ from numpy.typing import NDArray
 
 from finetuneflow.errors import UsageError
 from finetuneflow.providers.ollama_server import is_loopback
-from finetuneflow.providers.openai_compatible import EndpointError
-
-RETRIED = {408, 409, 425, 429, 500, 502, 503, 504, 529}
-LONGEST_WAIT_SECONDS = 60.0
+from finetuneflow.providers.openai_compatible import RETRIED, EndpointError, reason_of, wait_seconds
 
 
 class EmbeddingClient:
@@ -101,11 +97,11 @@ class EmbeddingClient:
                         "check that it runs and that the address is right",
                         code="endpoint_unreachable",
                     ) from error
-                self._sleep(_wait_seconds(attempt, None))
+                self._sleep(wait_seconds(attempt, None))
                 continue
             if response.status_code not in RETRIED or last:
                 return response
-            self._sleep(_wait_seconds(attempt, response.headers.get("retry-after")))
+            self._sleep(wait_seconds(attempt, response.headers.get("retry-after")))
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     def _refused(self, response: httpx.Response) -> EndpointError:
@@ -119,7 +115,7 @@ class EmbeddingClient:
                 f"(Ollama: `ollama pull {self.model}`)"
             )
         code = "endpoint_failed" if status >= 500 else "endpoint_refused"
-        message = f"the model server {self._server} answered {status}: {_reason(response)}"
+        message = f"the model server {self._server} answered {status}: {reason_of(response)}"
         return EndpointError(message, hint, code=code)
 
     def _bad_answer(self, what: str) -> EndpointError:
@@ -128,23 +124,3 @@ class EmbeddingClient:
             f"check that `{self.model}` is an embedding model",
             code="endpoint_bad_answer",
         )
-
-
-def _wait_seconds(attempt: int, retry_after: str | None) -> float:
-    """What the server asks for, else 0.5, 1, 2 … seconds with some chance, at most a minute."""
-    try:
-        asked = float(retry_after) if retry_after else -1.0
-    except ValueError:  # a date
-        asked = -1.0
-    wait = asked if asked >= 0 else 0.5 * (1 << attempt) * (0.75 + random.random() / 2)  # noqa: S311
-    return min(wait, LONGEST_WAIT_SECONDS)
-
-
-def _reason(response: httpx.Response) -> str:
-    """The server's own words, one line."""
-    try:
-        error = response.json()["error"]
-        text = error["message"] if isinstance(error, dict) else str(error)
-    except (ValueError, KeyError, TypeError):
-        text = response.text or response.reason_phrase
-    return " ".join(str(text).split())[:200]

@@ -14,7 +14,7 @@ import httpx
 
 from finetuneflow.errors import FineTuneFlowError, UsageError
 
-_RETRIED = {408, 409, 425, 429, 500, 502, 503, 504, 529}
+RETRIED = {408, 409, 425, 429, 500, 502, 503, 504, 529}
 _LONGEST_WAIT_SECONDS = 60.0
 _OBJECT = re.compile(r"\{.*\}", re.DOTALL)
 
@@ -124,11 +124,11 @@ class ChatClient:
                         "check that it runs and that the address is right",
                         code="endpoint_unreachable",
                     ) from error
-                self._sleep(_wait_seconds(attempt, None))
+                self._sleep(wait_seconds(attempt, None))
                 continue
-            if response.status_code not in _RETRIED or last:
+            if response.status_code not in RETRIED or last:
                 return response
-            self._sleep(_wait_seconds(attempt, response.headers.get("retry-after")))
+            self._sleep(wait_seconds(attempt, response.headers.get("retry-after")))
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     def _refused(self, response: httpx.Response) -> EndpointError:
@@ -142,7 +142,7 @@ class ChatClient:
             code, hint = "endpoint_rate_limited", "wait, or ask for fewer questions at a time"
         elif status >= 500:
             code, hint = "endpoint_failed", "see the server's own log"
-        message = f"the model server {self._server} answered {status}: {_reason(response)}"
+        message = f"the model server {self._server} answered {status}: {reason_of(response)}"
         return EndpointError(message, hint, code=code)
 
     def _object(self, response: httpx.Response) -> dict[str, Any]:
@@ -181,7 +181,7 @@ def _response_format(kind: str, name: str, schema: Mapping[str, Any]) -> dict[st
     return {"response_format": {"type": "json_object"}} if kind == "json_object" else {}
 
 
-def _wait_seconds(attempt: int, retry_after: str | None) -> float:
+def wait_seconds(attempt: int, retry_after: str | None) -> float:
     """What the server asks for, else 0.5, 1, 2 … seconds with some chance, at most a minute."""
     try:
         asked = float(retry_after) if retry_after else -1.0
@@ -193,7 +193,7 @@ def _wait_seconds(attempt: int, retry_after: str | None) -> float:
     return min(wait, _LONGEST_WAIT_SECONDS)
 
 
-def _reason(response: httpx.Response) -> str:
+def reason_of(response: httpx.Response) -> str:
     """The server's own words, one line."""
     try:
         error = response.json()["error"]

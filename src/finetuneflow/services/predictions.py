@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
-from finetuneflow.errors import DependencyError, FineTuneFlowError, ModelError, UsageError
+from finetuneflow.errors import UsageError
+from finetuneflow.modeling.child import Child, open_child
 from finetuneflow.modeling.llama_cpp import Llama, open_llama
 from finetuneflow.schemas.base import Schema
 from finetuneflow.services import exports, runs
@@ -52,32 +48,11 @@ class _Served:
 class _Trained:
     """Weights as they were trained, answered for by torch."""
 
-    def __init__(self, process: subprocess.Popen[str], log: IO[str]) -> None:
-        self._process = process
-        self._log = log
+    def __init__(self, child: Child) -> None:
+        self._child = child
 
     def answer(self, messages: list[dict[str, str]]) -> Answer:
-        return Answer.model_validate(self.ask({"messages": messages}))
-
-    def ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        """One line to the process, one line back; its error is raised here."""
-        if self._process.stdin is None or self._process.stdout is None:
-            raise ModelError("the model's process has no pipes")
-        try:
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
-            line = self._process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        if not line:
-            self._log.seek(0)
-            last = (self._log.read().strip().splitlines() or ["it said nothing"])[-1]
-            raise ModelError(f"the model's process ended: {last}", "see `finetuneflow doctor`")
-        reply: dict[str, Any] = json.loads(line)
-        if "error" in reply:
-            error = reply["error"]
-            raise FineTuneFlowError(error["message"], error["hint"], code=error["code"])
-        return reply
+        return Answer.model_validate(self._child.ask({"messages": messages}))
 
 
 @contextmanager
@@ -104,24 +79,9 @@ def open_model(
 @contextmanager
 def _open_run(context: Context, run_id: str, *, base: bool, max_new_tokens: int) -> Iterator[_Trained]:
     request = _request(context, run_id, base=base, max_new_tokens=max_new_tokens)
-    if importlib.util.find_spec("torch") is None:
-        raise DependencyError("torch", "train", "to load a model")
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
-        process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            [sys.executable, "-P", "-m", MODULE],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            encoding="utf-8",
-        )
-        try:
-            model = _Trained(process, log)
-            model.ask(request)
-            yield model
-        finally:
-            process.terminate()
-            process.communicate()
+    with open_child(MODULE, what="model", extra="train", reason="to load a model") as child:
+        child.ask(request)
+        yield _Trained(child)
 
 
 def _request(context: Context, run_id: str, *, base: bool, max_new_tokens: int) -> dict[str, Any]:
